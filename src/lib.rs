@@ -1,0 +1,37 @@
+//! LVD, "Live Virtual Disk": a virtual disk format whose only metadata is bitmaps, and its engine.
+//!
+//! The layers, each using only those above it:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`error`], [`units`], [`limits`], [`sync`] | words that all share |
+//! | [`storage`] | the only door to the outside: files, locks, memory, time, random bytes |
+//! | [`format`] | bytes ↔ types: header, records, sealed sectors (`spec/format.md`) |
+//! | [`bitmap`] | the bits of a section in memory |
+//! | [`image`] | one LVD image: a guest's disk, complete or overlay (`spec/ordering.md`) |
+//! | [`chain`] | an image and the layers below it, opened by the caller's policy (`spec/chain.md`) |
+//! | [`jobs`] | stream, merge, mirror, convert, compare |
+//!
+//! What a guest sees is a [`BlockDevice`](device::BlockDevice).
+
+pub mod bitmap;
+pub mod chain;
+pub mod device;
+pub mod error;
+pub mod format;
+pub mod image;
+pub mod jobs;
+pub mod limits;
+pub mod storage;
+pub mod switch;
+pub mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod units;
+pub mod violation;
+pub mod zeros;
+
+pub use device::{BlockDevice, Extent, ExtentKind};
+pub use error::{Error, Result};
+// pub use image::{CreateOptions, Image, OpenOptions};
+pub use violation::Violation;

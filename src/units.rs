@@ -1,0 +1,1 @@
+//! Sizes, alignment and ranges, checked.

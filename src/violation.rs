@@ -1,0 +1,82 @@
+//! The rules of `spec/` that a file can break, each with its number and its sentence.
+
+use std::fmt;
+
+macro_rules! violations {
+    ($($name:ident $id:literal $text:literal)*) => {
+        /// A rule of the specification that a file can break.
+        ///
+        /// Prints as `HDR-05: the header's checksum is right`: the rule as it should be.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Violation { $(#[doc = $text] $name),* }
+
+        impl Violation {
+            /// Every rule, in the order of the specification.
+            pub const ALL: &[Violation] = &[$(Violation::$name),*];
+
+            /// The rule's number in `spec/`.
+            pub fn id(self) -> &'static str {
+                match self { $(Violation::$name => $id),* }
+            }
+
+            /// The rule in one clause, as it should be.
+            pub fn rule(self) -> &'static str {
+                match self { $(Violation::$name => $text),* }
+            }
+        }
+    };
+}
+
+violations! {
+    Slots "HDR-01" "the file has a header slot at 0 and one at 65536"
+    Magic "HDR-02" "a header starts with the magic"
+    Version "HDR-03" "the version is 1"
+    HeaderLength "HDR-04" "the header's length is a multiple of 8 from 128 to 65536"
+    HeaderChecksum "HDR-05" "the header's checksum is right"
+    EqualSequence "HDR-06" "two valid slots of one sequence number hold equal bytes"
+    HeaderReserved "HDR-07" "reserved fields of the header are zero"
+    IncompatibleFeature "HDR-08" "no incompatible feature is unknown"
+    ReadOnlyFeature "HDR-09" "no feature unknown to a writer asks for read-only"
+    Kind "HDR-10" "the file is an image or a sidecar"
+    State "HDR-11" "the session state is closed, filling or writing"
+    Identity "HDR-12" "UUID and epoch are not nil"
+    VirtualSize "HDR-13" "the virtual size is at most 2^60"
+    DataOffset "HDR-14" "the data offset is a multiple of 4096 from 131072 to 2^60 in an image, and 0 in a sidecar"
+    Sequence "HDR-15" "the sequence number is from 1 to 2^63 - 1"
+    DataArea "HDR-16" "the file of an image reaches the end of its data area"
+    RecordWalk "REC-01" "the records fill the header exactly, as many as it says"
+    RecordPadding "REC-02" "a record is padded with zeros to a multiple of 8"
+    RequiredRecord "REC-03" "no required record is unknown"
+    RecordFlags "REC-04" "a record has no unknown flag"
+    RecordLength "REC-05" "a record is as long as its type says and its reserved fields are zero"
+    RecordCount "REC-06" "there is at most one parent, merge mark, copy mark and host record, and at most 64 sections"
+    ParentFormat "REC-07" "the parent's format is known, and it has an identity exactly if its flags say so"
+    Hint "REC-08" "the hint is UTF-8 without NUL, at most 4096 bytes"
+    ParentNeedsAllocation "REC-09" "only a file with an allocation section has a parent"
+    MergeMark "REC-10" "a merge mark names a child and an epoch"
+    KnownRecordRequired "REC-11" "a parent, a mark, a host and an allocation section are in required records"
+    SectionKind "SEC-01" "a required section's kind is known"
+    Granularity "SEC-02" "a granule is 2^12 to 2^24 bytes"
+    SectionPlace "SEC-03" "a section lies on multiples of 4096, behind the header slots, within 2^61"
+    SectionLength "SEC-04" "a section is long enough for its bits"
+    Overlap "SEC-05" "sections, data area and header slots do not overlap"
+    SectionId "SEC-06" "a section's identity is its own and not nil"
+    AllocationCovers "SEC-07" "there is at most one allocation section, and it covers exactly the virtual size"
+    SectionInFile "SEC-08" "an allocation section lies within the file"
+    AllocationHome "SEC-09" "an allocation section lies in an image, or in a sidecar with a host record"
+    SealedSector "PAG-01" "a sealed sector carries its marker, its index and its checksum"
+    SidecarHost "SID-01" "a sidecar names its host"
+    HostLength "SID-02" "the host is as long as its sidecar says"
+    Cycle "CHN-02" "a chain has no cycle and is at most as deep as the caller allows"
+    ParentMatches "CHN-03" "the parent is the one, and in the epoch, that its child names"
+    Marked "CHN-04" "a file that is being merged into opens only below the child its mark names"
+    VisibleLength "CHN-05" "the visible length is within the child and its parent"
+    Copying "CHN-06" "a file that is not yet a copy is not opened as one"
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.id(), self.rule())
+    }
+}
