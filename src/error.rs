@@ -30,6 +30,16 @@ pub enum Error {
         /// The rule that asks to refuse it.
         violation: Violation,
     },
+    /// The file is sound, but a rule forbids to open or to use it as it stands: another parent, a mark.
+    #[error("{file}: refused: {why} ({violation})")]
+    Refused {
+        /// The file, as its storage names it.
+        file: String,
+        /// What is in the way, and what can be done about it.
+        why: String,
+        /// The rule that asks to refuse it.
+        violation: Violation,
+    },
     /// The caller asks for something that makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -89,10 +99,17 @@ impl Error {
         Error::Corrupt { file: file.into(), at: at.into(), violation }
     }
 
+    /// `file` is refused for `why`, as `violation` asks.
+    pub fn refused(file: &str, why: impl Into<String>, violation: Violation) -> Error {
+        Error::Refused { file: file.into(), why: why.into(), violation }
+    }
+
     /// The rule that the file breaks, if that is what went wrong.
     pub fn violation(&self) -> Option<Violation> {
         match self {
-            Error::Corrupt { violation, .. } | Error::Unsupported { violation, .. } => Some(*violation),
+            Error::Corrupt { violation, .. }
+            | Error::Unsupported { violation, .. }
+            | Error::Refused { violation, .. } => Some(*violation),
             _ => None,
         }
     }
