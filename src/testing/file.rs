@@ -1,0 +1,332 @@
+//! One simulated file: what is durable, what the page cache shows, and the operations that lie between the two.
+
+use super::sector::{SECTOR, Sector, mix};
+use crate::limits::SECTOR_SIZE;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The bytes of a file, sparse.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// The length in bytes.
+    pub size: u64,
+    /// Sectors that were ever written or zeroed.
+    pub sectors: BTreeMap<u64, Sector>,
+    /// What the other sectors within the length read as.
+    pub fill: Sector,
+}
+
+impl Content {
+    /// An empty file, as a file system gives it.
+    pub fn empty() -> Content {
+        Content { size: 0, sectors: BTreeMap::new(), fill: Sector::zero() }
+    }
+
+    /// What sector `number` reads as.
+    pub fn sector(&self, number: u64) -> Sector {
+        if number * SECTOR_SIZE >= self.size {
+            return Sector::zero();
+        }
+        self.sectors.get(&number).unwrap_or(&self.fill).clone()
+    }
+
+    /// Sets the length; what lies past a shorter end is gone.
+    pub fn set_size(&mut self, size: u64) {
+        if size < self.size {
+            drop(self.sectors.split_off(&size.div_ceil(SECTOR_SIZE)));
+            let kept = (size % SECTOR_SIZE) as usize;
+            if kept != 0
+                && let Some(last) = self.sectors.get_mut(&(size / SECTOR_SIZE))
+            {
+                *last = Sector::from_slice(&last.bytes()[..kept]);
+            }
+        }
+        self.size = size;
+    }
+
+    /// Drops what lies past the end, which no later length brings back.
+    pub fn trim(&mut self) {
+        drop(self.sectors.split_off(&self.size.div_ceil(SECTOR_SIZE)));
+    }
+
+    /// Fills `buffer` from `offset`.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) {
+        let end = offset.saturating_add(buffer.len() as u64);
+        let within = end.min(self.size).saturating_sub(offset) as usize;
+        if self.fill.is_zero() {
+            buffer.fill(0);
+        } else {
+            buffer[..within].fill(self.fill.bytes()[0]);
+            buffer[within..].fill(0);
+        }
+        let stop = offset + within as u64;
+        for (number, sector) in self.sectors.range(offset / SECTOR_SIZE..stop.div_ceil(SECTOR_SIZE)) {
+            let at = number * SECTOR_SIZE;
+            let from = at.max(offset);
+            let to = (at + SECTOR_SIZE).min(stop);
+            if from < to {
+                buffer[(from - offset) as usize..(to - offset) as usize]
+                    .copy_from_slice(&sector.bytes()[(from - at) as usize..(to - at) as usize]);
+            }
+        }
+    }
+
+    /// A hash of all that can be read.
+    pub fn hash(&self) -> u64 {
+        let stirred = self
+            .sectors
+            .iter()
+            .map(|(number, sector)| if *sector == self.fill { 0 } else { mix(mix(1, *number), sector.hash()) });
+        mix(self.size, stirred.fold(0, u64::wrapping_add))
+    }
+}
+
+/// What was done to a file and is not known to be durable.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Sectors from `first` on were written. A write of odd bytes carries the sectors as the cache shows them.
+    Write {
+        /// Number of the first sector.
+        first: u64,
+        /// Their contents.
+        sectors: Vec<Sector>,
+    },
+    /// Sectors were punched or zeroed.
+    Zero {
+        /// Their numbers.
+        sectors: Range<u64>,
+        /// Sectors at the ends that were zeroed in part, as the cache shows them.
+        ends: Vec<(u64, Sector)>,
+    },
+    /// The length was set, or raised by a write past the end.
+    Size(u64),
+    /// The file was created.
+    Entry,
+}
+
+/// One operation in flight.
+#[derive(Debug, Clone)]
+pub struct Op {
+    /// What was done.
+    pub action: Action,
+    /// Whether a barrier that failed left it behind: the page cache calls it clean, so no later barrier covers it.
+    pub abandoned: bool,
+    /// Its number among all operations of the disk.
+    pub number: u64,
+}
+
+impl Op {
+    /// The contents the operation gives to sectors, in order.
+    pub fn contents(&self) -> Vec<(u64, Sector)> {
+        match &self.action {
+            Action::Write { first, sectors } => (*first..).zip(sectors.iter().cloned()).collect(),
+            Action::Zero { sectors, ends } => {
+                let mut contents: BTreeMap<u64, Sector> = sectors.clone().map(|n| (n, Sector::zero())).collect();
+                contents.extend(ends.iter().cloned());
+                contents.into_iter().collect()
+            }
+            Action::Size(_) | Action::Entry => Vec::new(),
+        }
+    }
+}
+
+/// A file of a simulated disk.
+#[derive(Debug, Clone)]
+pub struct SimFile {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What a power loss cannot take.
+    pub durable: Arc<Content>,
+    /// What a read shows.
+    pub cache: Arc<Content>,
+    /// What was done since, oldest first.
+    pub pending: Vec<Op>,
+    /// Whether the directory entry is durable.
+    pub entry: bool,
+    /// Bytes that hold guest data: a crash splits a write there in fewer ways.
+    pub payload: Range<u64>,
+    /// Whether the file is a block device: its length is fixed, its unwritten bytes are poison.
+    pub device: bool,
+}
+
+impl SimFile {
+    /// A new file, its directory entry not yet durable.
+    pub fn create(name: &str, number: u64) -> SimFile {
+        let empty = Arc::new(Content::empty());
+        let entry = Op { action: Action::Entry, abandoned: false, number };
+        SimFile {
+            name: name.into(),
+            durable: Arc::clone(&empty),
+            cache: empty,
+            pending: vec![entry],
+            entry: false,
+            payload: 0..0,
+            device: false,
+        }
+    }
+
+    /// A block device of `size` bytes that nobody has written yet.
+    pub fn device(name: &str, size: u64) -> SimFile {
+        let content = Arc::new(Content { size, sectors: BTreeMap::new(), fill: Sector::poison() });
+        SimFile {
+            name: name.into(),
+            durable: Arc::clone(&content),
+            cache: content,
+            pending: Vec::new(),
+            entry: true,
+            payload: 0..0,
+            device: true,
+        }
+    }
+
+    /// Whether `end` lies past a device, which does not grow.
+    pub fn past_device(&self, end: u64) -> bool {
+        self.device && end > self.cache.size
+    }
+
+    /// Writes into the page cache.
+    pub fn write(&mut self, data: &[u8], offset: u64, number: u64) {
+        if data.is_empty() {
+            return;
+        }
+        let end = offset + data.len() as u64;
+        if end > self.cache.size {
+            self.set_size(end, number);
+        }
+        let first = offset / SECTOR_SIZE;
+        let sectors: Vec<Sector> = (first..end.div_ceil(SECTOR_SIZE)).map(|n| self.overlaid(n, data, offset)).collect();
+        Arc::make_mut(&mut self.cache).sectors.extend((first..).zip(sectors.iter().cloned()));
+        self.push(Action::Write { first, sectors }, number);
+    }
+
+    /// Sector `number` of the cache under `data` at `offset`.
+    fn overlaid(&self, number: u64, data: &[u8], offset: u64) -> Sector {
+        let at = number * SECTOR_SIZE;
+        let end = offset + data.len() as u64;
+        if at >= offset && at + SECTOR_SIZE <= end {
+            return Sector::from_slice(&data[(at - offset) as usize..][..SECTOR]);
+        }
+        let mut bytes = *self.cache.sector(number).bytes();
+        let (from, to) = (at.max(offset), (at + SECTOR_SIZE).min(end));
+        bytes[(from - at) as usize..(to - at) as usize]
+            .copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
+        Sector::new(bytes)
+    }
+
+    /// Zeroes what lies within the length.
+    pub fn zero(&mut self, range: Range<u64>, number: u64) {
+        let range = range.start..range.end.min(self.cache.size);
+        if range.is_empty() {
+            return;
+        }
+        let sectors = range.start.div_ceil(SECTOR_SIZE)..range.end.div_ceil(SECTOR_SIZE);
+        let first = range.start / SECTOR_SIZE;
+        let last = sectors.end - 1;
+        let ends: Vec<(u64, Sector)> = [first, last]
+            .into_iter()
+            .filter(|n| n * SECTOR_SIZE < range.start || (n + 1) * SECTOR_SIZE > range.end)
+            .map(|n| (n, self.zeroed(n, &range)))
+            .collect();
+        let cache = Arc::make_mut(&mut self.cache);
+        for n in sectors.clone() {
+            cache.sectors.insert(n, Sector::zero());
+        }
+        cache.sectors.extend(ends.iter().cloned());
+        self.push(Action::Zero { sectors, ends }, number);
+    }
+
+    fn zeroed(&self, number: u64, range: &Range<u64>) -> Sector {
+        let at = number * SECTOR_SIZE;
+        let mut bytes = *self.cache.sector(number).bytes();
+        bytes[(at.max(range.start) - at) as usize..((at + SECTOR_SIZE).min(range.end) - at) as usize].fill(0);
+        Sector::new(bytes)
+    }
+
+    /// Sets the length.
+    pub fn set_size(&mut self, size: u64, number: u64) {
+        Arc::make_mut(&mut self.cache).set_size(size);
+        self.push(Action::Size(size), number);
+    }
+
+    fn push(&mut self, action: Action, number: u64) {
+        self.pending.push(Op { action, abandoned: false, number });
+    }
+
+    /// A barrier that started after operation `last` was issued has ended: what it covers is durable.
+    pub fn settle(&mut self, last: u64) {
+        let (covered, rest): (Vec<Op>, Vec<Op>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|op| !op.abandoned && op.number <= last && !matches!(op.action, Action::Entry));
+        self.pending = rest;
+        for op in covered {
+            self.make_durable(&op);
+        }
+        Arc::make_mut(&mut self.durable).trim();
+    }
+
+    fn make_durable(&mut self, op: &Op) {
+        if let Action::Size(size) = op.action {
+            Arc::make_mut(&mut self.durable).set_size(size);
+            self.pending.retain(|older| older.number > op.number || !matches!(older.action, Action::Size(_)));
+            for older in self.pending.iter_mut().filter(|older| older.number < op.number) {
+                cut(older, size.div_ceil(SECTOR_SIZE));
+            }
+        }
+        let contents = op.contents();
+        for older in self.pending.iter_mut().filter(|older| older.number < op.number) {
+            supersede(older, &contents);
+        }
+        Arc::make_mut(&mut self.durable).sectors.extend(contents);
+    }
+
+    /// A barrier has failed, as Linux fails it: what it covered is clean in the page cache and nowhere else.
+    pub fn abandon(&mut self, last: u64) {
+        for op in self.pending.iter_mut().filter(|op| op.number <= last && !matches!(op.action, Action::Entry)) {
+            op.abandoned = true;
+        }
+    }
+
+    /// The directory was synced.
+    pub fn settle_entry(&mut self) {
+        self.entry = true;
+        self.pending.retain(|op| !matches!(op.action, Action::Entry));
+    }
+}
+
+/// An older operation no longer decides about sectors from `end` on, which a durable shorter length took away.
+fn cut(older: &mut Op, end: u64) {
+    match &mut older.action {
+        Action::Write { first, sectors } => sectors.truncate(end.saturating_sub(*first) as usize),
+        Action::Zero { sectors, ends } => {
+            sectors.end = sectors.end.min(end).max(sectors.start);
+            ends.retain(|(number, _)| *number < end);
+        }
+        Action::Size(_) | Action::Entry => {}
+    }
+}
+
+/// An older operation no longer decides about sectors that a durable one has since written.
+fn supersede(older: &mut Op, contents: &[(u64, Sector)]) {
+    let touched = |number: u64| contents.binary_search_by_key(&number, |c| c.0).is_ok();
+    match &mut older.action {
+        Action::Write { first, sectors } => {
+            // The content of the later write takes the place of the earlier: whichever is kept, it is the later.
+            for (number, sector) in (*first..).zip(sectors.iter_mut()) {
+                if touched(number) {
+                    let at = contents.binary_search_by_key(&number, |c| c.0).expect("just found");
+                    *sector = contents[at].1.clone();
+                }
+            }
+        }
+        Action::Zero { sectors, ends } => {
+            for number in sectors.clone() {
+                if let Ok(at) = contents.binary_search_by_key(&number, |c| c.0) {
+                    ends.retain(|end| end.0 != number);
+                    ends.push(contents[at].clone());
+                }
+            }
+        }
+        Action::Size(_) | Action::Entry => {}
+    }
+}
