@@ -33,5 +33,5 @@ pub mod zeros;
 
 pub use device::{BlockDevice, Extent, ExtentKind};
 pub use error::{Error, Result};
-// pub use image::{CreateOptions, Image, OpenOptions};
+pub use image::{CreateOptions, Image, OpenOptions};
 pub use violation::Violation;

@@ -1,5 +1,13 @@
 //! The only door to the outside: positional storage, and the host that brings time and random bytes.
 
+mod host;
+mod memory;
+mod readonly;
+
+pub use host::OsHost;
+pub use memory::MemoryStorage;
+pub use readonly::ReadOnly;
+
 use crate::error::Result;
 use std::fmt::Debug;
 use std::ops::Range;

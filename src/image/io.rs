@@ -1,0 +1,320 @@
+//! Serving the guest: who holds a block, and how it comes into this layer.
+
+use super::alloc::Allocation;
+use super::order::Session;
+use super::{Image, Layout};
+use crate::device::{BlockDevice, Extent, ExtentKind};
+use crate::error::Result;
+use crate::switch::{Step, skipped};
+use crate::sync::read;
+use crate::zeros;
+use std::ops::Range;
+
+/// Bytes that are copied from below at once.
+const FILL_CHUNK: u64 = 1 << 20;
+/// Bytes that are copied from below at least, so that scattered data is not copied in crumbs.
+const FILL_LEAST: u64 = 64 << 10;
+/// Blocks that are zeroed between two looks at the cache.
+const ZERO_STRIDE: u64 = 1 << 16;
+
+impl BlockDevice for Image {
+    fn size(&self) -> u64 {
+        read(&self.layout).size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let layout = read(&self.layout);
+        let range = offset..offset.saturating_add(buffer.len() as u64);
+        self.check_range(&layout, &range)?;
+        let Some(allocation) = &layout.allocation else {
+            return self.data.read_at(buffer, layout.place(offset));
+        };
+        let blocks = layout.blocks(&range);
+        let (mut at, mut rest) = (offset, buffer);
+        while !rest.is_empty() {
+            let run = allocation.run(at / layout.granule, blocks.end)?;
+            let length = (run.end * layout.granule).min(range.end) - at;
+            let (piece, after) = rest.split_at_mut(length as usize);
+            if run.present {
+                self.data.read_at(piece, layout.place(at))?;
+            } else {
+                layout.read_below(piece, at)?;
+            }
+            (at, rest) = (at + length, after);
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        let layout = read(&self.layout);
+        let range = offset..offset.saturating_add(data.len() as u64);
+        if !self.begin_change(&layout, &range)? {
+            return Ok(());
+        }
+        let blocks = layout.blocks(&range);
+        let absent = match &layout.allocation {
+            Some(allocation) if !allocation.all_present(blocks.clone())? => allocation,
+            _ => {
+                self.data.write_at(data, layout.place(offset))?;
+                self.order.wrote();
+                return Ok(());
+            }
+        };
+        let held = self.ranges.lock(layout.bytes(&blocks));
+        let (head, tail) = self.edges(&layout, absent, &range)?;
+        let mut pieces: Vec<(u64, &[u8])> = Vec::with_capacity(3);
+        pieces.push((layout.place(offset - head.len() as u64), &head));
+        pieces.push((layout.place(offset), data));
+        pieces.push((layout.place(range.end), &tail));
+        pieces.retain(|(_, piece)| !piece.is_empty());
+        self.data.write_batch(&pieces)?;
+        self.publish(absent, blocks)?;
+        drop(held);
+        self.relieve(absent)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> Result<()> {
+        let layout = read(&self.layout);
+        if !self.begin_change(&layout, &range)? {
+            return Ok(());
+        }
+        let Some(allocation) = &layout.allocation else {
+            self.zero(&layout, range, unmap)?;
+            self.order.wrote();
+            return Ok(());
+        };
+        let mut at = range.start;
+        while at < range.end {
+            let stride_end = (at / layout.granule + ZERO_STRIDE).saturating_mul(layout.granule);
+            let stride = at..stride_end.min(range.end);
+            at = stride.end;
+            self.zero_blocks(&layout, allocation, stride, unmap)?;
+            self.relieve(allocation)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the space of whole blocks that this layer holds. What it does not hold is left as it is:
+    /// a cleared bit would bring the parent's bytes back.
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        let layout = read(&self.layout);
+        self.check_range(&layout, &range)?;
+        self.check_writable()?;
+        let unit = layout.granule.max(crate::limits::PAGE_SIZE);
+        let end = if range.end == layout.size { range.end } else { range.end / unit * unit };
+        let mut at = range.start.next_multiple_of(unit);
+        while at < end {
+            let (present, stop) = match &layout.allocation {
+                None => (true, end),
+                Some(allocation) => {
+                    let run = allocation.run(at / layout.granule, end.div_ceil(layout.granule))?;
+                    (run.present, (run.end * layout.granule).min(end))
+                }
+            };
+            if present {
+                self.order.begin(Session::Writing, layout.allocation.as_ref())?;
+                self.zero(&layout, at..stop, true)?;
+                self.order.wrote();
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        let layout = read(&self.layout);
+        self.order.flush(layout.allocation.as_ref())
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        let layout = read(&self.layout);
+        self.check_range(&layout, &(offset..end))?;
+        let run = match &layout.allocation {
+            None => super::alloc::BlockRun { present: true, end: u64::MAX },
+            Some(allocation) => allocation.run(offset / layout.granule, end.div_ceil(layout.granule))?,
+        };
+        let end = run.end.saturating_mul(layout.granule).min(end);
+        if !run.present {
+            return layout.extent_below(offset, end);
+        }
+        let place = layout.place(offset);
+        let data = self.data.next_data(place..layout.place(end))?;
+        let (kind, stop) = match data {
+            None => (ExtentKind::Zero, end),
+            Some(data) if data.start > place => (ExtentKind::Zero, data.start - layout.data_offset),
+            Some(data) => (ExtentKind::Data, (data.end - layout.data_offset).min(end)),
+        };
+        Ok(Extent { range: offset..stop, kind, present: true, depth: 0, file_offset: Some(place) })
+    }
+}
+
+impl Image {
+    /// Checks a change of `range` and begins its session. False if there is nothing to change.
+    fn begin_change(&self, layout: &Layout, range: &Range<u64>) -> Result<bool> {
+        self.check_range(layout, range)?;
+        self.check_writable()?;
+        if range.is_empty() {
+            return Ok(false);
+        }
+        self.order.begin(Session::Writing, layout.allocation.as_ref())?;
+        Ok(true)
+    }
+
+    /// Data is written: the blocks are this layer's. Their bits are durable after the next flush.
+    fn publish(&self, allocation: &Allocation, blocks: Range<u64>) -> Result<()> {
+        let result = allocation.set(blocks);
+        self.order.wrote();
+        result
+    }
+
+    /// Commits when too many pages wait in memory.
+    fn relieve(&self, allocation: &Allocation) -> Result<()> {
+        if allocation.crowded() { self.order.flush(Some(allocation)) } else { Ok(()) }
+    }
+
+    /// ORD-44: the bytes from below that complete the first and the last block of a write, where those are absent.
+    fn edges(&self, layout: &Layout, allocation: &Allocation, range: &Range<u64>) -> Result<(Vec<u8>, Vec<u8>)> {
+        let whole = layout.bytes(&layout.blocks(range));
+        let fill = |range: Range<u64>, block: u64| -> Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            if !range.is_empty() && !skipped(Step::FillBlock) && !allocation.run(block, block + 1)?.present {
+                bytes.resize((range.end - range.start) as usize, 0);
+                layout.read_below(&mut bytes, range.start)?;
+            }
+            Ok(bytes)
+        };
+        let head = fill(whole.start..range.start, range.start / layout.granule)?;
+        let tail = fill(range.end..whole.end, (range.end - 1) / layout.granule)?;
+        Ok((head, tail))
+    }
+
+    /// Zeroes a stretch of an overlay. Where nothing is below, absent blocks read as zeros already.
+    fn zero_blocks(&self, layout: &Layout, allocation: &Allocation, range: Range<u64>, unmap: bool) -> Result<()> {
+        let blocks = layout.blocks(&range);
+        let _held = self.ranges.lock(layout.bytes(&blocks));
+        let mut at = range.start;
+        while at < range.end {
+            let run = allocation.run(at / layout.granule, blocks.end)?;
+            let stop = (run.end * layout.granule).min(range.end);
+            if run.present {
+                self.zero(layout, at..stop, unmap)?;
+                self.order.wrote();
+            } else if layout.below.is_some() && at < layout.visible {
+                let (head, tail) = self.edges(layout, allocation, &(at..stop))?;
+                self.data.write_at(&head, layout.place(at - head.len() as u64))?;
+                self.data.write_at(&tail, layout.place(stop))?;
+                // ORD-45: what lies under a clear bit is garbage.
+                self.zero(layout, at..stop, unmap)?;
+                self.publish(allocation, layout.blocks(&(at..stop)))?;
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn zero(&self, layout: &Layout, range: Range<u64>, unmap: bool) -> Result<()> {
+        if skipped(Step::ZerosWritten) {
+            return Ok(());
+        }
+        let place = layout.place(range.start)..layout.place(range.end);
+        if unmap { self.data.punch(place) } else { self.data.write_zeroes(place) }
+    }
+
+    /// Brings the absent blocks that `range` touches into this layer, as they read now: copy-on-read, stream.
+    ///
+    /// Content and epoch stay the same. Zeros become holes, and present. Returns the bytes that were absent.
+    pub fn fill(&self, range: Range<u64>) -> Result<u64> {
+        let layout = read(&self.layout);
+        self.check_range(&layout, &range)?;
+        self.check_writable()?;
+        let Some(allocation) = &layout.allocation else { return Ok(0) };
+        let (mut at, mut filled) = (range.start / layout.granule * layout.granule, 0);
+        while at < range.end {
+            let blocks = layout.blocks(&(at..range.end));
+            let run = allocation.run(blocks.start, blocks.end)?;
+            let end = (run.end * layout.granule).min(layout.size);
+            if run.present {
+                at = end;
+                continue;
+            }
+            self.order.begin(Session::Filling, Some(allocation))?;
+            let next = self.fill_piece(&layout, allocation, at..end)?;
+            self.relieve(allocation)?;
+            filled += next - at;
+            at = next;
+        }
+        Ok(filled)
+    }
+
+    /// Fills the first piece of `range`, all of it absent a moment ago, and says where the piece ends.
+    fn fill_piece(&self, layout: &Layout, allocation: &Allocation, range: Range<u64>) -> Result<u64> {
+        let below = layout.extent_below(range.start, range.end)?;
+        let zeros = below.kind == ExtentKind::Zero;
+        let limit = if zeros { ZERO_STRIDE * layout.granule } else { FILL_CHUNK.max(layout.granule) };
+        // A piece of zeros that ends inside a block is followed by data there: the block is copied.
+        let aligned = below.range.end == layout.size || below.range.end.is_multiple_of(layout.granule);
+        let zeros = zeros && (aligned || below.range.end - range.start >= layout.granule);
+        let end = match zeros {
+            true if below.range.end == layout.size => below.range.end,
+            true => below.range.end / layout.granule * layout.granule,
+            false => below.range.end.max(range.start + FILL_LEAST).next_multiple_of(layout.granule),
+        };
+        let piece = range.start..end.min(range.start.saturating_add(limit)).min(range.end);
+        let _held = self.ranges.lock(piece.clone());
+        let mut at = piece.start;
+        while at < piece.end {
+            let blocks = layout.blocks(&(at..piece.end));
+            // A guest may have written here since.
+            let run = allocation.run(blocks.start, blocks.end)?;
+            let stop = (run.end * layout.granule).min(piece.end);
+            if !run.present {
+                if zeros {
+                    self.zero(layout, at..stop, true)?
+                } else {
+                    self.copy_up(layout, at..stop)?
+                }
+                self.publish(allocation, layout.blocks(&(at..stop)))?;
+            }
+            at = stop;
+        }
+        Ok(piece.end)
+    }
+
+    fn copy_up(&self, layout: &Layout, range: Range<u64>) -> Result<()> {
+        let mut buffer = vec![0; (range.end - range.start) as usize];
+        layout.read_below(&mut buffer, range.start)?;
+        for (stretch, zero) in zeros::stretches(&buffer, layout.granule as usize) {
+            let at = range.start + stretch.start as u64;
+            if zero {
+                self.zero(layout, at..range.start + stretch.end as u64, true)?;
+            } else {
+                self.data.write_at(&buffer[stretch], layout.place(at))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Layout {
+    /// Reads what shines through: the device below, up to the visible length, and zeros beyond (ALC).
+    fn read_below(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let Some(below) = &self.below else {
+            buffer.fill(0);
+            return Ok(());
+        };
+        let visible = self.visible.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let (seen, beyond) = buffer.split_at_mut(visible);
+        beyond.fill(0);
+        if seen.is_empty() { Ok(()) } else { below.read_at(seen, offset) }
+    }
+
+    fn extent_below(&self, offset: u64, end: u64) -> Result<Extent> {
+        match &self.below {
+            Some(below) if offset < self.visible => {
+                let extent = below.extent(offset, end.min(self.visible))?;
+                Ok(Extent { depth: extent.depth + 1, ..extent })
+            }
+            _ => Ok(Extent { range: offset..end, kind: ExtentKind::Zero, present: false, depth: 0, file_offset: None }),
+        }
+    }
+}

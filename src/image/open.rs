@@ -1,0 +1,122 @@
+//! Opening: the header decides, and nothing is written.
+
+use super::order::Order;
+use super::range_lock::RangeLocks;
+use super::{Image, Layout};
+use crate::error::{Error, Result};
+use crate::format::{Chosen, Header, Kind, choose};
+use crate::limits::SLOT_SIZE;
+use crate::storage::{Host, Storage};
+use crate::switch::require;
+use crate::sync::{Arc, RwLock};
+use crate::violation::Violation;
+
+/// How to open an image.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// For writing too.
+    pub write: bool,
+    /// Memory for allocation pages, in bytes.
+    pub cache_bytes: u64,
+    /// Open even what is being merged into or is not yet a copy (CHN-04, CHN-06): for jobs and for looking.
+    pub ignore_marks: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions { write: false, cache_bytes: 16 << 20, ignore_marks: false }
+    }
+}
+
+impl Image {
+    /// Reads the header of `file` without opening an image on it. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn read_header(file: &dyn Storage) -> Result<Header> {
+        Ok(read_slots(file)?.header)
+    }
+
+    /// Opens the image in `file`. Locks are the caller's; nothing is written before the first change.
+    ///
+    /// # Errors
+    /// `Corrupt` with the broken rule, `Unsupported` for a newer file, `Denied` for a marked file or a
+    /// sidecar, `Io`.
+    pub fn open(file: Arc<dyn Storage>, host: Arc<dyn Host>, options: &OpenOptions) -> Result<Image> {
+        let chosen = read_slots(&*file)?;
+        if chosen.header.kind == Kind::Sidecar {
+            let name = file.name();
+            return Err(Error::Denied(format!("{name}: a sidecar; it opens together with the volume it serves")));
+        }
+        Image::assemble(file.clone(), file, host, chosen, options)
+    }
+
+    /// Opens the raw `volume` through the allocation section in `sidecar`: copy-on-read into a volume.
+    ///
+    /// # Errors
+    /// As [`Image::open`]; `Corrupt` with a SID rule when sidecar and volume do not fit.
+    pub fn open_sidecar(
+        sidecar: Arc<dyn Storage>,
+        volume: Arc<dyn Storage>,
+        host: Arc<dyn Host>,
+        options: &OpenOptions,
+    ) -> Result<Image> {
+        let chosen = read_slots(&*sidecar)?;
+        let named = match (&chosen.header.kind, &chosen.header.host) {
+            (Kind::Sidecar, Some(named)) => named.length,
+            _ => return Err(Error::Denied(format!("{}: not a sidecar", sidecar.name()))),
+        };
+        if chosen.header.allocation().is_none() {
+            return Err(Error::Denied(format!("{}: the sidecar has no allocation section", sidecar.name())));
+        }
+        let fits = volume.size()? >= named && named == chosen.header.virtual_size;
+        require(fits, Violation::HostLength, |rule| Error::corrupt(sidecar.name(), None, rule))?;
+        Image::assemble(sidecar, volume, host, chosen, options)
+    }
+
+    fn assemble(
+        file: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        host: Arc<dyn Host>,
+        chosen: Chosen,
+        options: &OpenOptions,
+    ) -> Result<Image> {
+        let Chosen { header, slot, bytes, .. } = chosen;
+        check_marks(file.name(), &header, options)?;
+        header.check_size(file.size()?).map_err(|flaw| flaw.into_error(file.name(), None))?;
+        if options.write {
+            header.writable().map_err(|flaw| flaw.into_error(file.name(), None))?;
+            if file.read_only() || data.read_only() {
+                return Err(Error::Denied(format!("{}: the file is read-only", file.name())));
+            }
+        }
+        Ok(Image {
+            layout: RwLock::new(Layout::new(&header, &file, options.cache_bytes)),
+            ranges: RangeLocks::default(),
+            order: Order::new(file.clone(), data.clone(), host, header, bytes, slot),
+            writable: options.write,
+            cache_bytes: options.cache_bytes,
+            file,
+            data,
+        })
+    }
+}
+
+/// Reads both slots and chooses (HDR-06). A file shorter than a slot has nothing there.
+fn read_slots(file: &dyn Storage) -> Result<Chosen> {
+    let mut slots = vec![0; 2 * SLOT_SIZE as usize];
+    file.read_at(&mut slots, 0)?;
+    let (first, second) = slots.split_at(SLOT_SIZE as usize);
+    choose(first, second).map_err(|flaw| flaw.into_error(file.name(), None))
+}
+
+/// CHN-04 and CHN-06, for a file that is opened on its own; a chain judges its parents itself.
+fn check_marks(name: &str, header: &Header, options: &OpenOptions) -> Result<()> {
+    if options.ignore_marks {
+        return Ok(());
+    }
+    let merging = "a merge into it was not finished";
+    require(header.merge_mark.is_none(), Violation::Marked, |rule| Error::refused(name, merging, rule))?;
+    let copying = "the copy was not finished";
+    require(header.copy_mark.is_none(), Violation::Copying, |rule| Error::refused(name, copying, rule))
+}

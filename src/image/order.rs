@@ -1,0 +1,324 @@
+//! The order of writes and barriers: every promise about a crash is kept here, line by line with `spec/ordering.md`.
+
+use super::alloc::Allocation;
+use crate::error::{Error, Result};
+use crate::format::{Header, State, Uuid};
+use crate::limits::{PAGE_SIZE, SLOT_SIZE};
+use crate::storage::{Host, Storage};
+use crate::switch::{Step, skipped};
+use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, OnceLock, Ordering, lock, wait};
+
+/// Bytes of pages that are read and rewritten at once after an unclean session.
+const REWRITE_CHUNK: u64 = 1 << 20;
+
+/// What an open image has changed since it was opened or sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Session {
+    /// Nothing.
+    None,
+    /// Absent blocks were filled from below: the content is the same, and so is the epoch.
+    Filling,
+    /// The content.
+    Writing,
+}
+
+/// The header as it is on disk, and what is known of the slots.
+#[derive(Debug)]
+struct Slots {
+    header: Arc<Header>,
+    /// The bytes of the newest header.
+    bytes: Vec<u8>,
+    /// The slot that holds the newest barriered header.
+    newest: usize,
+    /// The newest header found at open did not say closed.
+    unclean: bool,
+    /// This open has synced its files and rewritten what it found (ORD-20 to 22).
+    begun: bool,
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    started: u64,
+    ended: u64,
+    running: bool,
+}
+
+/// Writes the header and the bits of one image, in order.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// Holds header and sections.
+    file: Arc<dyn Storage>,
+    /// Holds the guest's data: the same file, or the volume beside a sidecar.
+    data: Arc<dyn Storage>,
+    host: Arc<dyn Host>,
+    slots: Mutex<Slots>,
+    session: AtomicU8,
+    /// Something was written since the last barrier.
+    changed: AtomicBool,
+    rounds: Mutex<Rounds>,
+    round_ended: Condvar,
+    poison: OnceLock<String>,
+}
+
+impl Order {
+    pub(super) fn new(
+        file: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        host: Arc<dyn Host>,
+        header: Header,
+        bytes: Vec<u8>,
+        newest: usize,
+    ) -> Order {
+        let unclean = header.state != State::Closed;
+        Order {
+            file,
+            data,
+            host,
+            slots: Mutex::new(Slots { header: Arc::new(header), bytes, newest, unclean, begun: false }),
+            session: AtomicU8::new(Session::None as u8),
+            changed: AtomicBool::new(false),
+            rounds: Mutex::default(),
+            round_ended: Condvar::new(),
+            poison: OnceLock::new(),
+        }
+    }
+
+    /// The newest header.
+    pub(super) fn header(&self) -> Arc<Header> {
+        lock(&self.slots).header.clone()
+    }
+
+    /// Why nothing is written any more, if so.
+    pub(super) fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
+    pub(super) fn session(&self) -> Session {
+        match self.session.load(Ordering::Acquire) {
+            0 => Session::None,
+            1 => Session::Filling,
+            _ => Session::Writing,
+        }
+    }
+
+    /// Notes that guest data was written, zeroed or punched: the next flush owes it a barrier.
+    pub(super) fn wrote(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// Refuses once a metadata write or a barrier has failed.
+    pub(super) fn check_poison(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(cause) => Err(Error::Poisoned { file: self.file.name().into(), cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// After a failure here nobody knows what the host holds: a barrier that failed is never tried again.
+    fn poisoning<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            let _ = self.poison.set(error.to_string());
+        }
+        result
+    }
+
+    /// Begins a session, or raises the one there is, before the first change of its kind.
+    pub(super) fn begin(&self, session: Session, allocation: Option<&Allocation>) -> Result<()> {
+        self.check_poison()?;
+        if self.session() >= session {
+            return Ok(());
+        }
+        let mut slots = lock(&self.slots);
+        if self.session() >= session {
+            return Ok(());
+        }
+        let mut header = (*slots.header).clone();
+        header.state = if session == Session::Writing { State::Writing } else { State::Filling };
+        if session == Session::Writing && !skipped(Step::EpochAtStart) {
+            header.epoch = Uuid(self.host.random());
+        }
+        self.update(&mut slots, header, allocation)?;
+        self.session.store(session as u8, Ordering::Release);
+        Ok(())
+    }
+
+    /// Changes the header in one update, with the session that the change belongs to.
+    ///
+    /// `Session::None` keeps state and epoch; `Session::Writing` replaces the epoch.
+    pub(super) fn change_header(
+        &self,
+        session: Session,
+        allocation: Option<&Allocation>,
+        edit: impl FnOnce(&mut Header),
+    ) -> Result<()> {
+        self.check_poison()?;
+        let mut slots = lock(&self.slots);
+        let mut header = (*slots.header).clone();
+        edit(&mut header);
+        if session == Session::Writing {
+            header.epoch = Uuid(self.host.random());
+        }
+        if session > self.session() {
+            header.state = if session == Session::Writing { State::Writing } else { State::Filling };
+        }
+        self.update(&mut slots, header, allocation)?;
+        self.session.fetch_max(session as u8, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// ORD-32: afterwards both slots hold the newest header, durably; what only an older one names is free.
+    pub(super) fn settle(&self) -> Result<()> {
+        if skipped(Step::EqualSlots) {
+            return Ok(());
+        }
+        self.poisoning(self.file.sync())
+    }
+
+    /// A header update. The header is durable afterwards; the other slot equals it at the next barrier.
+    fn update(&self, slots: &mut Slots, mut header: Header, allocation: Option<&Allocation>) -> Result<()> {
+        header.sequence += 1;
+        let bytes = header.encode().map_err(|violation| {
+            Error::Invalid(format!("{}: the new header would break a rule ({violation})", self.file.name()))
+        })?;
+        let result = self.begin_files(slots, allocation).and_then(|()| {
+            let other = if skipped(Step::OtherSlot) { slots.newest } else { 1 - slots.newest };
+            self.file.write_at(&bytes, other as u64 * SLOT_SIZE)?;
+            if !skipped(Step::HeaderBarrier) {
+                self.file.sync()?;
+            }
+            slots.newest = other;
+            self.file.write_at(&bytes, (1 - other) as u64 * SLOT_SIZE)
+        });
+        self.poisoning(result)?;
+        slots.header = Arc::new(header);
+        slots.bytes = bytes;
+        Ok(())
+    }
+
+    /// ORD-20 to 22: what an earlier session left may be in the page cache alone, and after a failed barrier
+    /// the cache calls it clean. Written again as it was, it is either there already or there now.
+    fn begin_files(&self, slots: &mut Slots, allocation: Option<&Allocation>) -> Result<()> {
+        if slots.begun {
+            return Ok(());
+        }
+        if !skipped(Step::RewriteHeader) {
+            self.file.write_at(&slots.bytes, slots.newest as u64 * SLOT_SIZE)?;
+        }
+        if slots.unclean && !skipped(Step::RewritePages) {
+            self.rewrite_pages(allocation)?;
+            for file in [&self.file, &self.data].into_iter().filter(|file| file.zeros_when_new()) {
+                file.set_size(file.size()?)?;
+            }
+        }
+        if !skipped(Step::SessionSync) {
+            self.sync_both()?;
+        }
+        slots.begun = true;
+        Ok(())
+    }
+
+    fn rewrite_pages(&self, allocation: Option<&Allocation>) -> Result<()> {
+        let Some(section) = allocation.map(Allocation::section) else { return Ok(()) };
+        let (mut at, end) = (section.offset, section.offset + section.length);
+        let mut chunk = Vec::new();
+        while let Some(data) = if at < end { self.file.next_data(at..end)? } else { None } {
+            let start = data.start / PAGE_SIZE * PAGE_SIZE;
+            at = end.min(start.saturating_add(REWRITE_CHUNK)).min(data.end.next_multiple_of(PAGE_SIZE));
+            chunk.resize((at - start) as usize, 0);
+            self.file.read_at(&mut chunk, start)?;
+            self.file.write_at(&chunk, start)?;
+        }
+        Ok(())
+    }
+
+    fn sync_both(&self) -> Result<()> {
+        self.data.sync()?;
+        if Arc::ptr_eq(&self.data, &self.file) { Ok(()) } else { self.file.sync() }
+    }
+
+    /// Returns once everything that was written before the call is durable: group commit.
+    ///
+    /// Calls that come while a round runs share the next one (ORD-42: that round's barrier starts after them).
+    pub(super) fn flush(&self, allocation: Option<&Allocation>) -> Result<()> {
+        let mut rounds = lock(&self.rounds);
+        let wanted = rounds.started + 1;
+        while rounds.ended < wanted {
+            if rounds.running {
+                rounds = wait(&self.round_ended, rounds);
+                continue;
+            }
+            rounds.running = true;
+            rounds.started += 1;
+            drop(rounds);
+            let result = self.check_poison().and_then(|()| self.poisoning(self.commit(allocation)));
+            rounds = lock(&self.rounds);
+            rounds.running = false;
+            rounds.ended = rounds.started;
+            self.round_ended.notify_all();
+            result?;
+        }
+        drop(rounds);
+        self.check_poison()
+    }
+
+    /// One round. Only one runs at a time, and it ends with a barrier, so no page is written again before
+    /// its last write is durable.
+    fn commit(&self, allocation: Option<&Allocation>) -> Result<()> {
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let take = || allocation.map(Allocation::take_dirty).unwrap_or_default();
+        let (mut pages, late) = if skipped(Step::SnapshotFirst) { (Vec::new(), true) } else { (take(), false) };
+        let barrier = if pages.is_empty() && !late { Step::FlushPresent } else { Step::DataBarrier };
+        if !skipped(barrier) {
+            self.data.sync()?;
+        }
+        if late {
+            pages = take();
+        }
+        if pages.is_empty() {
+            return Ok(());
+        }
+        let pieces: Vec<(u64, &[u8])> = pages.iter().map(|(at, page)| (*at, &page[..])).collect();
+        self.file.write_batch(&pieces)?;
+        if !skipped(Step::BitsBarrier) {
+            self.file.sync()?;
+        }
+        if let Some(allocation) = allocation {
+            allocation.committed();
+        }
+        Ok(())
+    }
+
+    /// A barrier on data and metadata, for procedures that write outside a commit.
+    pub(super) fn barrier(&self) -> Result<()> {
+        self.poisoning(self.sync_both())
+    }
+
+    /// Passes on the result of a metadata write outside a commit; a failure poisons.
+    pub(super) fn metadata<T>(&self, result: Result<T>) -> Result<T> {
+        self.poisoning(result)
+    }
+
+    /// Ends the session cleanly: all is durable, and the epoch names exactly this content (law E).
+    pub(super) fn seal(&self, allocation: Option<&Allocation>) -> Result<()> {
+        if self.session() == Session::None {
+            return self.check_poison();
+        }
+        if !skipped(Step::FlushAtClose) {
+            self.flush(allocation)?;
+        }
+        self.check_poison()?;
+        let mut slots = lock(&self.slots);
+        let mut header = (*slots.header).clone();
+        header.state = State::Closed;
+        if self.session() == Session::Writing && !skipped(Step::EpochAtClose) {
+            header.epoch = Uuid(self.host.random());
+        }
+        self.update(&mut slots, header, allocation)?;
+        slots.unclean = false;
+        self.session.store(Session::None as u8, Ordering::Release);
+        drop(slots);
+        self.poisoning(self.file.sync())
+    }
+}

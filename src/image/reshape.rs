@@ -1,0 +1,282 @@
+//! Changing size, parent and sections of an open image. Requests wait meanwhile.
+
+use super::order::Session;
+use super::{Image, Layout};
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
+use crate::format::{Header, Parent, Section, SectionKind, Uuid};
+use crate::limits::{MAX_SIZE, PAGE_SIZE, SLOTS_END};
+use crate::storage::Host;
+use crate::switch::{Step, skipped};
+use crate::sync::{Arc, write};
+use std::ops::Range;
+
+/// Bytes of a section that are moved at once.
+const MOVE_CHUNK: u64 = 1 << 20;
+
+impl Image {
+    /// Sets the size of the disk in bytes. What is added reads as zeros, also where a parent is longer.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the limits (HDR-13), `NoSpace`, `Io`.
+    pub fn resize(&self, size: u64) -> Result<()> {
+        let mut layout = write(&self.layout);
+        self.check_writable()?;
+        if size == layout.size {
+            return Ok(());
+        }
+        if size > MAX_SIZE {
+            return Err(Error::Invalid(format!("{}: no disk is larger than {MAX_SIZE} bytes", self.name())));
+        }
+        self.order.begin(Session::Writing, layout.allocation.as_ref())?;
+        self.order.flush(layout.allocation.as_ref())?;
+        if size < layout.size { self.shrink(&mut layout, size) } else { self.grow(&mut layout, size) }
+    }
+
+    /// The header first, then the space: until both slots name the smaller disk, a crash shows the larger one, whole.
+    fn shrink(&self, layout: &mut Layout, size: u64) -> Result<()> {
+        let old_end = layout.place(layout.size);
+        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| {
+            set_size(header, size);
+            if let Some(parent) = header.parent.as_mut().filter(|_| !skipped(Step::LowerVisible)) {
+                parent.visible_length = parent.visible_length.min(size);
+            }
+        })?;
+        self.order.settle()?;
+        self.adopt(layout);
+        let header = self.order.header();
+        let own_file = Arc::ptr_eq(&self.data, &self.file);
+        let behind = own_file && header.sections.iter().any(|section| section.offset >= old_end);
+        let cut = layout.place(size);
+        if behind || !self.data.zeros_when_new() { self.data.punch(cut..old_end) } else { self.data.set_size(cut) }
+    }
+
+    fn grow(&self, layout: &mut Layout, size: u64) -> Result<()> {
+        self.clear_past_end(layout)?;
+        if Arc::ptr_eq(&self.data, &self.file) {
+            self.make_way(layout, size)?;
+        } else {
+            self.lengthen_section(layout, size)?;
+        }
+        let (old_end, end) = (layout.place(layout.size), layout.place(size));
+        if self.data.size()? < end {
+            self.data.set_size(end)?;
+        }
+        if !skipped(Step::ZeroGrown) {
+            // The rest of the last block too: what lies there was never the guest's, or no longer is.
+            self.data.punch(old_end..end)?;
+            self.order.barrier()?;
+        }
+        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| set_size(header, size))?;
+        self.adopt(layout);
+        Ok(())
+    }
+
+    /// ORD-61: an earlier, larger size may have left bits behind.
+    fn clear_past_end(&self, layout: &Layout) -> Result<()> {
+        let Some(allocation) = layout.allocation.as_ref().filter(|_| !skipped(Step::ClearShrunk)) else {
+            return Ok(());
+        };
+        let mut at = layout.size.div_ceil(layout.granule);
+        while at < allocation.capacity() {
+            let run = allocation.run(at, allocation.capacity())?;
+            if run.present {
+                allocation.clear(at..run.end)?;
+                self.order.wrote();
+            }
+            at = run.end;
+        }
+        self.order.flush(Some(allocation))
+    }
+
+    /// Moves the sections that the grown data area needs the space of, and the allocation section if it is too short.
+    fn make_way(&self, layout: &mut Layout, size: u64) -> Result<()> {
+        let header = self.order.header();
+        let data = layout.data_offset..layout.place(size);
+        let mut moved = (*header).clone();
+        let mut free = data.end.next_multiple_of(PAGE_SIZE);
+        free = header.sections.iter().map(|section| section.offset + section.length).fold(free, u64::max);
+        for section in &mut moved.sections {
+            let needed = needed_length(section, size);
+            let in_way = section.offset < data.end && section.offset + section.length > data.start;
+            if in_way || needed > section.length {
+                section.length = needed.max(section.length);
+                section.offset = free;
+                free += section.length;
+            }
+        }
+        self.move_sections(layout, &header, moved)
+    }
+
+    /// In a sidecar no data is in the way: the section goes behind what there is.
+    fn lengthen_section(&self, layout: &mut Layout, size: u64) -> Result<()> {
+        let header = self.order.header();
+        let mut moved = (*header).clone();
+        let mut free = self.file.size()?.next_multiple_of(PAGE_SIZE);
+        for section in &mut moved.sections {
+            let needed = needed_length(section, size);
+            if needed > section.length {
+                (section.offset, section.length) = (free, needed);
+                free += needed;
+            }
+        }
+        self.move_sections(layout, &header, moved)
+    }
+
+    /// Copies sections to the places that `moved` gives them, and makes `moved` the header.
+    fn move_sections(&self, layout: &mut Layout, old: &Header, moved: Header) -> Result<()> {
+        let pairs: Vec<(&Section, &Section)> =
+            old.sections.iter().zip(&moved.sections).filter(|(a, b)| a != b).collect();
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        for (from, to) in &pairs {
+            self.order.metadata(self.zero_space(to.range()))?;
+            if !skipped(Step::CopyMoved) {
+                self.order.metadata(self.copy_section(from, to.offset))?;
+            }
+        }
+        self.order.barrier()?;
+        let sections = moved.sections.clone();
+        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| header.sections = sections)?;
+        self.order.settle()?;
+        self.adopt(layout);
+        let reclaimed = pairs.iter().map(|(from, _)| from.range()).filter(|range| range.end <= layout.data_offset);
+        reclaimed.into_iter().try_for_each(|range| self.file.punch(range))
+    }
+
+    fn zero_space(&self, range: Range<u64>) -> Result<()> {
+        if self.file.size()? < range.end {
+            self.file.set_size(range.end)?;
+        }
+        if skipped(Step::ZeroedSpace) { Ok(()) } else { self.file.punch(range) }
+    }
+
+    /// A sector keeps its identity and index, so a section is moved byte for byte.
+    fn copy_section(&self, from: &Section, to: u64) -> Result<()> {
+        let (mut at, end) = (from.offset, from.offset + from.length);
+        let mut chunk = Vec::new();
+        while let Some(data) = if at < end { self.file.next_data(at..end)? } else { None } {
+            let stop = data.end.min(data.start + MOVE_CHUNK);
+            chunk.resize((stop - data.start) as usize, 0);
+            self.file.read_at(&mut chunk, data.start)?;
+            self.file.write_at(&chunk, to + (data.start - from.offset))?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Replaces the parent link, durably, in one header update; content and epoch stay the same.
+    ///
+    /// `None` makes the image complete: its allocation section goes too. The caller has brought in every block that
+    /// the new parent does not present as the old one did. `below` is what the new link speaks of.
+    ///
+    /// # Errors
+    /// `Invalid` when a block is absent and no parent shall be (ORD-70).
+    pub fn relink(&self, parent: Option<Parent>, below: Option<Arc<dyn BlockDevice>>) -> Result<()> {
+        let mut layout = write(&self.layout);
+        self.check_writable()?;
+        let completes = parent.is_none();
+        if completes && !skipped(Step::AllPresent) {
+            self.check_all_present(&layout)?;
+        }
+        if !skipped(Step::FlushBeforeRelink) {
+            self.order.flush(layout.allocation.as_ref())?;
+        }
+        let dropped = layout.allocation.as_ref().filter(|_| completes).map(|allocation| allocation.section().range());
+        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| {
+            header.parent = parent;
+            if completes {
+                header.sections.retain(|section| section.kind != SectionKind::Allocation);
+            }
+        })?;
+        self.order.settle()?;
+        self.adopt(&mut layout);
+        layout.below = below;
+        dropped.map_or(Ok(()), |range| self.file.punch(range))
+    }
+
+    fn check_all_present(&self, layout: &Layout) -> Result<()> {
+        let Some(allocation) = &layout.allocation else { return Ok(()) };
+        let blocks = layout.blocks(&(0..layout.size));
+        if blocks.is_empty() || allocation.all_present(blocks)? {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("{}: still needs its parent", self.name())))
+    }
+
+    /// Makes an overlay hold nothing, after all of it was merged into its parent; content and epoch stay the same.
+    ///
+    /// A new, empty section takes the place of the old one in one header update; then the space goes back to the host.
+    pub fn empty(&self, host: &dyn Host) -> Result<()> {
+        let mut layout = write(&self.layout);
+        self.check_writable()?;
+        let header = self.order.header();
+        let Some(old) = header.allocation() else {
+            return Err(Error::Invalid(format!("{}: a complete image cannot be emptied", self.name())));
+        };
+        self.order.begin(Session::Filling, layout.allocation.as_ref())?;
+        self.order.flush(layout.allocation.as_ref())?;
+        let length = Section::needed_length(layout.size, old.granularity_shift);
+        let new = Section {
+            id: Uuid(host.random()),
+            offset: self.free_space(&layout, &header, length)?,
+            length,
+            ..old.clone()
+        };
+        self.order.metadata(self.zero_space(new.range()))?;
+        self.order.barrier()?;
+        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| {
+            for section in header.sections.iter_mut().filter(|section| section.kind == SectionKind::Allocation) {
+                *section = new.clone();
+            }
+        })?;
+        self.order.settle()?;
+        self.adopt(&mut layout);
+        self.file.punch(old.range())?;
+        self.data.punch(layout.place(0)..layout.place(layout.size))
+    }
+
+    /// Room for `length` bytes of section: between the slots and the data if there is, else behind everything.
+    fn free_space(&self, layout: &Layout, header: &Header, length: u64) -> Result<u64> {
+        let mut taken: Vec<Range<u64>> = header.sections.iter().map(Section::range).collect();
+        taken.sort_by_key(|range| range.start);
+        let mut at = SLOTS_END;
+        for range in &taken {
+            if at + length <= range.start {
+                break;
+            }
+            at = at.max(range.end);
+        }
+        if at + length <= layout.data_offset {
+            return Ok(at);
+        }
+        let last = taken.last().map_or(0, |range| range.end);
+        Ok(last.max(layout.place(layout.size)).max(self.file.size()?).next_multiple_of(PAGE_SIZE))
+    }
+
+    /// Takes over what the header now says; what is below stays.
+    fn adopt(&self, layout: &mut Layout) {
+        let below = layout.below.take();
+        *layout = Layout::new(&self.order.header(), &self.file, self.cache_bytes);
+        layout.below = below;
+    }
+}
+
+fn set_size(header: &mut Header, size: u64) {
+    header.virtual_size = size;
+    for section in header.sections.iter_mut().filter(|section| section.kind == SectionKind::Allocation) {
+        section.covered = size;
+    }
+    if let Some(host) = &mut header.host {
+        host.length = size;
+    }
+}
+
+/// What a section needs for a disk of `size`; others than the allocation section stay as they are.
+fn needed_length(section: &Section, size: u64) -> u64 {
+    match section.kind {
+        SectionKind::Allocation => Section::needed_length(size, section.granularity_shift),
+        _ => section.length,
+    }
+}

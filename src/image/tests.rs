@@ -1,0 +1,213 @@
+//! An image beside the naive model: a vector of bytes.
+
+use super::*;
+use crate::format::{Identity, Parent, ParentFormat};
+use crate::storage::{MemoryStorage, OsHost};
+
+/// Small deterministic random numbers (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        if end == 0 { 0 } else { self.next() % end }
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8 | 1).collect()
+    }
+}
+
+struct Subject {
+    file: Arc<MemoryStorage>,
+    below: Option<Arc<dyn BlockDevice>>,
+    image: Image,
+    model: Vec<u8>,
+}
+
+fn host() -> Arc<OsHost> {
+    Arc::new(OsHost::default())
+}
+
+fn open(file: &Arc<MemoryStorage>, below: &Option<Arc<dyn BlockDevice>>) -> Image {
+    let options = OpenOptions { write: true, cache_bytes: 0, ..OpenOptions::default() };
+    let image = Image::open(file.clone(), host(), &options).unwrap();
+    image.set_below(below.clone());
+    image
+}
+
+fn complete(content: &[u8]) -> Image {
+    let file = Arc::new(MemoryStorage::new("parent"));
+    let options = CreateOptions { virtual_size: content.len() as u64, ..CreateOptions::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = open(&file, &None);
+    image.write_at(content, 0).unwrap();
+    image.close().unwrap();
+    image
+}
+
+impl Subject {
+    fn new(random: &mut Random, size: u64, shift: u8, parent_size: Option<u64>) -> Subject {
+        let file = Arc::new(MemoryStorage::new("image"));
+        let content = random.bytes(parent_size.unwrap_or(0) as usize);
+        let parent = parent_size.map(|_| Arc::new(complete(&content)));
+        let link = parent.as_ref().map(|parent| Parent {
+            identity: Some(Identity { uuid: parent.uuid(), epoch: parent.epoch() }),
+            format: ParentFormat::Lvd,
+            visible_length: parent.size().min(size),
+            hint: "parent".into(),
+        });
+        let options =
+            CreateOptions { virtual_size: size, granularity_shift: shift, parent: link, ..Default::default() };
+        Image::create(&*file, &*host(), &options).unwrap();
+        let below = parent.map(|parent| parent as Arc<dyn BlockDevice>);
+        let mut model = content;
+        model.resize(size as usize, 0);
+        Subject { image: open(&file, &below), file, below, model }
+    }
+
+    fn range(&self, random: &mut Random) -> Range<u64> {
+        let start = random.below(self.model.len() as u64 + 1);
+        let longest = if random.below(4) == 0 { 200_000 } else { 6000 };
+        start..(start + random.below(longest)).min(self.model.len() as u64)
+    }
+
+    fn step(&mut self, random: &mut Random) {
+        let range = self.range(random);
+        let (at, length) = (range.start, (range.end - range.start) as usize);
+        let slice = range.start as usize..range.end as usize;
+        match random.below(12) {
+            0..=3 => {
+                let data = random.bytes(length);
+                self.image.write_at(&data, at).unwrap();
+                self.model[slice].copy_from_slice(&data);
+            }
+            4..=5 => {
+                self.image.write_zeroes(range, random.below(2) == 0).unwrap();
+                self.model[slice].fill(0);
+            }
+            6 => {
+                self.image.discard(range).unwrap();
+                let mut now = vec![0; length];
+                self.image.read_at(&mut now, at).unwrap();
+                assert!(now.iter().zip(&self.model[slice.clone()]).all(|(new, old)| new == old || *new == 0));
+                self.model[slice].copy_from_slice(&now);
+            }
+            7 => self.image.flush().unwrap(),
+            8 => drop(self.image.fill(range).unwrap()),
+            9 => {
+                let size = random.below(self.model.len() as u64 * 2 + 10_000).min(600_000);
+                self.image.resize(size).unwrap();
+                self.model.resize(size as usize, 0);
+            }
+            10 => {
+                if random.below(2) == 0 {
+                    self.image.close().unwrap();
+                } else {
+                    self.image.flush().unwrap();
+                }
+                self.image = open(&self.file, &self.below);
+            }
+            _ => self.image.seal().unwrap(),
+        }
+    }
+
+    fn verify(&self) {
+        let size = self.model.len() as u64;
+        assert_eq!(self.image.size(), size);
+        let mut whole = vec![7; self.model.len()];
+        self.image.read_at(&mut whole, 0).unwrap();
+        assert!(
+            whole == self.model,
+            "first difference at {:?}",
+            whole.iter().zip(&self.model).position(|(a, b)| a != b)
+        );
+        let mut at = 0;
+        while at < size {
+            let extent = self.image.extent(at, size).unwrap();
+            assert_eq!(extent.range.start, at);
+            assert!(extent.range.end > at && extent.range.end <= size);
+            let bytes = &self.model[at as usize..extent.range.end as usize];
+            assert!(extent.kind == crate::ExtentKind::Data || bytes.iter().all(|&byte| byte == 0));
+            at = extent.range.end;
+        }
+        assert!(self.image.check().unwrap().findings.is_empty());
+    }
+}
+
+#[test]
+fn random_lives_agree_with_the_model() {
+    for seed in 1..=60 {
+        let mut random = Random(seed);
+        let size = random.below(400_000);
+        let shift = [12, 12, 13, 16][random.below(4) as usize];
+        let parent = (seed % 3 != 0).then(|| random.below(500_000));
+        let mut subject = Subject::new(&mut random, size, shift, parent);
+        for _ in 0..60 {
+            subject.step(&mut random);
+            subject.verify();
+        }
+    }
+}
+
+#[test]
+fn a_filled_overlay_becomes_complete() {
+    let mut random = Random(77);
+    let mut subject = Subject::new(&mut random, 300_001, 12, Some(123_457));
+    for _ in 0..10 {
+        subject.step(&mut random);
+    }
+    assert!(subject.image.relink(None, None).is_err());
+    let epoch = {
+        subject.image.seal().unwrap();
+        subject.image.epoch()
+    };
+    subject.image.fill(0..subject.image.size()).unwrap();
+    subject.image.relink(None, None).unwrap();
+    subject.image.close().unwrap();
+    assert_eq!(subject.image.epoch(), epoch, "filling is no change of content");
+    assert!(subject.image.complete());
+    subject.below = None;
+    subject.image = open(&subject.file, &None);
+    subject.verify();
+}
+
+#[test]
+fn threads_that_share_blocks_lose_nothing() {
+    let mut random = Random(5);
+    let subject = Subject::new(&mut random, 1 << 20, 16, Some(1 << 20));
+    let (image, threads) = (&subject.image, 8u64);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                let mut random = Random(thread + 1);
+                // Every thread owns each eighth run of 512 bytes: all meet in every block.
+                for _ in 0..300 {
+                    let at = (random.below((1 << 20) / 512 / threads) * threads + thread) * 512;
+                    image.write_at(&[thread as u8 + 1; 512], at).unwrap();
+                    let mut back = [0; 512];
+                    image.read_at(&mut back, at).unwrap();
+                    assert_eq!(back, [thread as u8 + 1; 512]);
+                    match random.below(10) {
+                        0 => image.flush().unwrap(),
+                        1 => drop(image.fill(at / 65536 * 65536..(at / 65536 + 1) * 65536).unwrap()),
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+    let mut whole = vec![0; 1 << 20];
+    image.read_at(&mut whole, 0).unwrap();
+    for (index, sector) in whole.chunks(512).enumerate() {
+        let mine = sector.iter().all(|&byte| byte == index as u8 % threads as u8 + 1);
+        let before = sector == &subject.model[index * 512..][..512];
+        assert!(mine || before, "sector {index}");
+    }
+}
