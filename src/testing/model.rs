@@ -1,0 +1,322 @@
+//! The naive model of a disk: for each sector the contents it may have, and nothing else.
+//!
+//! The last content of a sector is what the guest sees now; the ones before it are what a power loss may bring
+//! back. A flush that ends forgets what was older than the content at its start. After a failed barrier what was
+//! in flight stays in doubt until it is written again and flushed: no engine can know better.
+
+use super::sector::{SECTOR, Sector, mix};
+use crate::device::BlockDevice;
+use crate::error::Result;
+use crate::limits::SECTOR_SIZE;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+/// What a sector may hold.
+#[derive(Debug, Clone)]
+struct Cell {
+    /// Oldest first; never empty.
+    versions: Vec<Sector>,
+    /// How many versions were forgotten: numbers of versions never change.
+    forgotten: u64,
+    /// The number of the version that the last completed write left.
+    complete: u64,
+    /// Versions numbered below this are in doubt since a barrier failed.
+    doubt: u64,
+}
+
+impl Cell {
+    fn of(content: Sector) -> Cell {
+        Cell { versions: vec![content], forgotten: 0, complete: 0, doubt: 0 }
+    }
+
+    fn newest(&self) -> u64 {
+        self.forgotten + self.versions.len() as u64 - 1
+    }
+
+    fn current(&self) -> &Sector {
+        &self.versions[self.versions.len() - 1]
+    }
+
+    fn push(&mut self, content: Sector) {
+        self.versions.push(content);
+    }
+
+    /// Version `number` is durable.
+    fn flushed(&mut self, number: u64) {
+        if number < self.doubt {
+            return;
+        }
+        self.doubt = 0;
+        if number > self.forgotten {
+            self.versions.drain(..(number - self.forgotten) as usize);
+            self.forgotten = number;
+        }
+    }
+
+    fn allows(&self, bytes: &[u8]) -> bool {
+        self.versions.iter().rev().any(|version| version.bytes()[..bytes.len()] == *bytes)
+    }
+}
+
+/// A disk that no law allows.
+#[derive(Debug, Clone)]
+pub struct Breach {
+    /// The law that is broken: `R`, `O`, `E`.
+    pub law: char,
+    /// How.
+    pub what: String,
+}
+
+impl Breach {
+    /// A breach of `law`.
+    pub fn new(law: char, what: impl Into<String>) -> Breach {
+        Breach { law, what: what.into() }
+    }
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "law {}: {}", self.law, self.what)
+    }
+}
+
+/// A write or flush under way: the versions it speaks of.
+#[derive(Debug)]
+pub struct Ticket(Vec<(u64, u64)>);
+
+/// What a disk was seen to hold.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its size in bytes.
+    pub size: u64,
+    /// The bytes of the watched sectors, one run after the other.
+    bytes: Vec<u8>,
+}
+
+/// A disk as its guest may expect it.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Sizes it may have, the newest last.
+    sizes: Vec<u64>,
+    cells: BTreeMap<u64, Cell>,
+    /// Sectors that are watched; all others are never touched.
+    windows: Vec<Range<u64>>,
+}
+
+impl Model {
+    /// A disk of `size` bytes that reads as zeros, all of it watched.
+    pub fn zeros(size: u64) -> Model {
+        Model::watching(size, vec![0..u64::MAX])
+    }
+
+    /// A disk of `size` bytes that reads as zeros, of which the sectors in `windows` are watched.
+    pub fn watching(size: u64, windows: Vec<Range<u64>>) -> Model {
+        let mut model = Model { sizes: vec![size], cells: BTreeMap::new(), windows };
+        model.add_cells(0, size);
+        model
+    }
+
+    fn add_cells(&mut self, from: u64, to: u64) {
+        let sectors = from.div_ceil(SECTOR_SIZE)..to.div_ceil(SECTOR_SIZE);
+        for window in &self.windows {
+            for number in window.start.max(sectors.start)..window.end.min(sectors.end) {
+                self.cells.insert(number, Cell::of(Sector::zero()));
+            }
+        }
+    }
+
+    /// The size as of the last resize.
+    pub fn size(&self) -> u64 {
+        self.sizes[self.sizes.len() - 1]
+    }
+
+    /// What the guest sees at sector `number`, if that is watched.
+    pub fn current(&self, number: u64) -> Option<&Sector> {
+        self.cells.get(&number).map(Cell::current)
+    }
+
+    /// A write of `data` at `offset` is issued.
+    pub fn begin_write(&mut self, data: &[u8], offset: u64) -> Ticket {
+        let end = offset + data.len() as u64;
+        let mut versions = Vec::new();
+        for (number, cell) in self.cells.range_mut(offset / SECTOR_SIZE..end.div_ceil(SECTOR_SIZE)) {
+            let at = number * SECTOR_SIZE;
+            let (from, to) = (at.max(offset), (at + SECTOR_SIZE).min(end));
+            let mut bytes = *cell.current().bytes();
+            bytes[(from - at) as usize..(to - at) as usize]
+                .copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
+            cell.push(Sector::new(bytes));
+            versions.push((*number, cell.newest()));
+        }
+        Ticket(versions)
+    }
+
+    /// The write has returned.
+    pub fn end_write(&mut self, ticket: Ticket) {
+        for (number, version) in ticket.0 {
+            if let Some(cell) = self.cells.get_mut(&number) {
+                cell.complete = cell.complete.max(version);
+            }
+        }
+    }
+
+    /// A flush is called.
+    pub fn begin_flush(&self) -> Ticket {
+        Ticket(self.cells.iter().map(|(number, cell)| (*number, cell.complete)).collect())
+    }
+
+    /// The flush has returned.
+    pub fn end_flush(&mut self, ticket: Ticket) {
+        for (number, version) in ticket.0 {
+            if let Some(cell) = self.cells.get_mut(&number) {
+                cell.flushed(version);
+            }
+        }
+    }
+
+    /// A barrier has failed: what was not flushed stays in doubt.
+    pub fn doubt(&mut self) {
+        for cell in self.cells.values_mut().filter(|cell| cell.versions.len() > 1) {
+            cell.doubt = cell.newest() + 1;
+        }
+    }
+
+    /// A resize is called: from here the disk may have either size.
+    pub fn begin_resize(&mut self, size: u64) {
+        let old = self.size();
+        self.sizes.push(size);
+        if size > old {
+            self.add_cells(old, size);
+        }
+    }
+
+    /// The resize has returned: its size is durable.
+    pub fn end_resize(&mut self) {
+        let size = self.size();
+        self.sizes = vec![size];
+        drop(self.cells.split_off(&size.div_ceil(SECTOR_SIZE)));
+        let kept = (size % SECTOR_SIZE) as usize;
+        if kept != 0
+            && let Some(last) = self.cells.get_mut(&(size / SECTOR_SIZE))
+        {
+            for version in &mut last.versions {
+                *version = Sector::from_slice(&version.bytes()[..kept]);
+            }
+        }
+    }
+
+    /// Runs of watched bytes within `size`.
+    fn runs(&self, size: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        let runs = self.windows.iter().map(move |window| {
+            window.start.saturating_mul(SECTOR_SIZE).min(size)..window.end.saturating_mul(SECTOR_SIZE).min(size)
+        });
+        runs.filter(|run| !run.is_empty())
+    }
+
+    /// Reads all that is watched and holds it against what is allowed.
+    pub fn check(&self, device: &dyn BlockDevice) -> std::result::Result<Seen, Breach> {
+        let size = device.size();
+        if !self.sizes.contains(&size) {
+            return Err(Breach::new('O', format!("the size is {size}, allowed are {:?}", self.sizes)));
+        }
+        self.check_content(device, size)
+    }
+
+    /// As [`check`](Self::check), whatever the size: what lies within both sizes is held against what is allowed.
+    pub fn check_content(&self, device: &dyn BlockDevice, size: u64) -> std::result::Result<Seen, Breach> {
+        let mut bytes = Vec::new();
+        for run in self.runs(size) {
+            let start = bytes.len();
+            bytes.resize(start + (run.end - run.start) as usize, 0);
+            device
+                .read_at(&mut bytes[start..], run.start)
+                .map_err(|e| Breach::new('R', format!("cannot read {}..{}: {e}", run.start, run.end)))?;
+        }
+        let seen = Seen { size, bytes };
+        for (number, found) in self.sectors_of(&seen) {
+            if let Some(cell) = self.cells.get(&number)
+                && !cell.allows(found)
+            {
+                let found = Sector::from_slice(found);
+                let what = format!("sector {number} reads as {found:?}, allowed are {:?}", cell.versions);
+                return Err(Breach::new('O', what));
+            }
+        }
+        Ok(seen)
+    }
+
+    fn sectors_of<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = (u64, &'a [u8])> {
+        let mut rest = &seen.bytes[..];
+        self.runs(seen.size).flat_map(move |run| {
+            let (run_bytes, after) = rest.split_at((run.end - run.start) as usize);
+            rest = after;
+            (run.start / SECTOR_SIZE..).zip(run_bytes.chunks(SECTOR))
+        })
+    }
+
+    /// Takes what was seen as what the guest sees now. With `durable` (after a power loss) nothing else is left;
+    /// without, older contents may still come back.
+    pub fn adopt(&mut self, seen: &Seen, durable: bool) {
+        let contents: Vec<(u64, Sector)> =
+            self.sectors_of(seen).map(|(number, bytes)| (number, Sector::from_slice(bytes))).collect();
+        if durable {
+            self.sizes = vec![seen.size];
+            self.cells = contents.into_iter().map(|(number, content)| (number, Cell::of(content))).collect();
+            return;
+        }
+        self.sizes.retain(|size| *size != seen.size);
+        self.sizes.push(seen.size);
+        for (number, content) in contents {
+            if let Some(cell) = self.cells.get_mut(&number) {
+                if *cell.current() != content {
+                    cell.push(content);
+                }
+                cell.complete = cell.newest();
+                if cell.doubt > 0 {
+                    cell.doubt = cell.newest() + 1;
+                }
+            }
+        }
+    }
+
+    /// A hash of what was seen, sectors in doubt left out.
+    pub fn fingerprint(&self, seen: &Seen) -> u64 {
+        let sure = self.sectors_of(seen).filter(|(number, _)| self.cells.get(number).is_none_or(|cell| cell.doubt == 0));
+        sure.fold(seen.size, |state, (_, bytes)| {
+            bytes.chunks(8).fold(mix(state, 1), |state, word| {
+                let mut padded = [0; 8];
+                padded[..word.len()].copy_from_slice(word);
+                mix(state, u64::from_le_bytes(padded))
+            })
+        })
+    }
+
+    /// A hash of what is allowed.
+    pub fn hash(&self) -> u64 {
+        let sizes = self.sizes.iter().fold(3, |state, size| mix(state, *size));
+        self.cells.iter().fold(sizes, |state, (number, cell)| {
+            cell.versions.iter().fold(mix(state, number << 1 | u64::from(cell.doubt > 0)), |state, v| mix(state, v.hash()))
+        })
+    }
+
+    /// Reads back a discarded range, which may read as zeros or as before.
+    pub fn end_discard(&mut self, device: &dyn BlockDevice, ticket: Ticket) -> Result<std::result::Result<(), Breach>> {
+        for (number, version) in ticket.0 {
+            let Some(cell) = self.cells.get_mut(&number) else { continue };
+            let at = number * SECTOR_SIZE;
+            let mut bytes = [0; SECTOR];
+            let within = (device.size() - at).min(SECTOR_SIZE) as usize;
+            device.read_at(&mut bytes[..within], at)?;
+            let found = Sector::new(bytes);
+            let before = cell.versions[cell.versions.len() - 2].clone();
+            if found == before && found != *cell.current() {
+                cell.push(before);
+            } else if found != *cell.current() {
+                return Ok(Err(Breach::new('O', format!("discarded sector {number} reads as {found:?}"))));
+            }
+            cell.complete = cell.complete.max(version).max(cell.newest());
+        }
+        Ok(Ok(()))
+    }
+}
