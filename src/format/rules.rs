@@ -88,9 +88,11 @@ impl Header {
         if let Some(section) = allocations.next() {
             require(allocations.next().is_none(), Violation::AllocationCovers)?;
             require(section.covered == self.virtual_size, Violation::AllocationCovers)?;
-            require(self.kind == Kind::Image || self.host.is_some(), Violation::AllocationHome)?;
         }
-        require(self.host.is_some() == (self.kind == Kind::Sidecar), Violation::SidecarHost)?;
+        // SEC-09 and SID-01 both ask for a host; each file without one breaks the rule that says more about it.
+        let homeless = if self.allocation().is_some() { Violation::AllocationHome } else { Violation::SidecarHost };
+        require(self.kind == Kind::Image || self.host.is_some(), homeless)?;
+        require(self.kind == Kind::Sidecar || self.host.is_none(), Violation::SidecarHost)?;
         require(self.host.is_none_or(|host| host.length >= self.virtual_size), Violation::HostCovers)
     }
 
