@@ -1,9 +1,15 @@
 //! The only door to the outside: positional storage, and the host that brings time and random bytes.
 
+mod buffer;
+mod file;
 mod host;
+mod lock;
 mod memory;
 mod readonly;
+#[cfg(test)]
+mod tests;
 
+pub use file::{Create, FileOptions, FileStorage, open_beneath};
 pub use host::OsHost;
 pub use memory::MemoryStorage;
 pub use readonly::ReadOnly;

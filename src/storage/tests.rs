@@ -1,0 +1,158 @@
+//! Files, direct and through the page cache, beside storage in memory and a vector of bytes; locks; what is refused.
+
+use super::*;
+use crate::error::Error;
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Write(u64, usize, u8),
+    Punch(u64, u64),
+    Zero(u64, u64),
+    Size(u64),
+    Read(u64, usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let unit = prop_oneof![Just(4096u64), Just(512), Just(1)];
+    let at =
+        unit.prop_flat_map(|unit| (0..65536 / unit, 0..20000 / unit).prop_map(move |(at, n)| (at * unit, n * unit)));
+    (0..5u8, at, 1..=255u8).prop_map(|(kind, (at, length), fill)| match kind {
+        0 => Op::Write(at, length as usize, fill),
+        1 => Op::Punch(at, length),
+        2 => Op::Zero(at, length),
+        3 => Op::Size(at),
+        _ => Op::Read(at, length as usize),
+    })
+}
+
+fn apply(storage: &dyn Storage, op: &Op) -> Vec<u8> {
+    match *op {
+        Op::Write(at, length, fill) => storage.write_at(&vec![fill; length], at).unwrap(),
+        Op::Punch(at, length) => storage.punch(at..at + length).unwrap(),
+        Op::Zero(at, length) => storage.write_zeroes(at..at + length).unwrap(),
+        Op::Size(size) => storage.set_size(size).unwrap(),
+        Op::Read(at, length) => {
+            let mut bytes = vec![9; length];
+            storage.read_at(&mut bytes, at).unwrap();
+            return bytes;
+        }
+    }
+    Vec::new()
+}
+
+fn model(bytes: &mut Vec<u8>, op: &Op) -> Vec<u8> {
+    match *op {
+        Op::Write(_, 0, _) => {}
+        Op::Write(at, length, fill) => {
+            bytes.resize(bytes.len().max(at as usize + length), 0);
+            bytes[at as usize..][..length].fill(fill);
+        }
+        Op::Punch(at, length) | Op::Zero(at, length) => {
+            let end = bytes.len().min((at + length) as usize);
+            bytes.get_mut(at as usize..end).into_iter().for_each(|range| range.fill(0));
+        }
+        Op::Size(size) => bytes.resize(size as usize, 0),
+        Op::Read(at, length) => {
+            let mut seen = bytes.get(at as usize..).unwrap_or_default().to_vec();
+            seen.resize(length, 0);
+            return seen;
+        }
+    }
+    Vec::new()
+}
+
+fn contents(storage: &dyn Storage) -> Vec<u8> {
+    let mut bytes = vec![0; storage.size().unwrap() as usize];
+    storage.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Whatever is not in a stretch that `next_data` tells of is zero.
+fn check_holes(storage: &dyn Storage, bytes: &[u8]) {
+    let (mut at, end) = (0, bytes.len() as u64);
+    while at < end {
+        let data = storage.next_data(at..end).unwrap().unwrap_or(end..end);
+        assert!(at <= data.start && (data.start < data.end || data.start == end) && data.end <= end);
+        assert!(bytes[at as usize..data.start as usize].iter().all(|&byte| byte == 0));
+        at = data.end.max(data.start);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn files_and_memory_do_what_a_vector_does(ops in prop::collection::vec(op(), 1..40)) {
+        let directory = tempfile::tempdir().unwrap();
+        let options = FileOptions { write: true, create: Create::New, ..FileOptions::default() };
+        let cached = FileStorage::open(directory.path().join("cached"), &options).unwrap();
+        // Not every file system has direct I/O (a tmpfs of an older kernel does not).
+        let direct = FileStorage::open(directory.path().join("direct"), &FileOptions { direct: true, ..options });
+        let memory = MemoryStorage::new("memory");
+        let mut storages: Vec<&dyn Storage> = vec![&cached, &memory];
+        storages.extend(direct.as_ref().ok().map(|direct| direct as &dyn Storage));
+        let mut bytes = Vec::new();
+        for op in &ops {
+            let seen = model(&mut bytes, op);
+            for storage in &storages {
+                prop_assert_eq!(&apply(*storage, op), &seen);
+            }
+        }
+        for storage in storages {
+            prop_assert_eq!(&contents(storage), &bytes);
+            check_holes(storage, &bytes);
+        }
+    }
+}
+
+#[test]
+fn writers_exclude_everybody_and_readers_share() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let open = |write, lock| {
+        FileStorage::open(
+            &path,
+            &FileOptions { write, create: Create::IfMissing, lock: Some(lock), ..Default::default() },
+        )
+    };
+    std::fs::write(&path, b"x").unwrap();
+    let writer = open(true, LockMode::Exclusive).unwrap();
+    assert!(matches!(open(true, LockMode::Exclusive), Err(Error::Locked { .. })));
+    assert!(matches!(open(true, LockMode::Shared), Err(Error::Locked { .. })));
+    drop(writer);
+    let reader = open(true, LockMode::Shared).unwrap();
+    let _second = open(true, LockMode::Shared).unwrap();
+    assert!(matches!(open(true, LockMode::Exclusive), Err(Error::Locked { .. })));
+    assert!(matches!(reader.lock(LockMode::Exclusive), Err(Error::Locked { .. })));
+}
+
+#[test]
+fn what_is_no_disk_is_refused_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
+    nix::unistd::mkfifo(&root.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for name in [".", "loop", "fifo", "missing", "/dev/null"] {
+        for write in [false, true] {
+            let error = FileStorage::open(root.join(name), &FileOptions { write, ..Default::default() }).unwrap_err();
+            let line = error.to_string();
+            assert!(line.contains(name) && !line.contains('\n'), "{line}");
+        }
+    }
+}
+
+#[test]
+fn nothing_leads_out_of_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("images");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(directory.path().join("secret"), b"secret").unwrap();
+    std::fs::write(root.join("base"), b"base").unwrap();
+    std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
+    let absolute = directory.path().join("secret");
+    let open = |name: &std::path::Path| open_beneath(&root, name, &FileOptions::default());
+    assert_eq!(open("base".as_ref()).unwrap().size().unwrap(), 4);
+    for name in ["../secret".as_ref(), "link".as_ref(), absolute.as_path()] {
+        assert!(matches!(open(name), Err(Error::Denied(_))), "{name:?}");
+    }
+}
