@@ -132,8 +132,9 @@ impl Order {
         if self.session() >= session {
             return Ok(());
         }
+        let session = self.at_least(session, &slots.header);
         let mut header = (*slots.header).clone();
-        header.state = if session == Session::Writing { State::Writing } else { State::Filling };
+        self.enter(&mut header, session);
         if session == Session::Writing && !skipped(Step::EpochAtStart) {
             header.epoch = Uuid(self.host.random());
         }
@@ -153,17 +154,30 @@ impl Order {
     ) -> Result<()> {
         self.check_poison()?;
         let mut slots = lock(&self.slots);
+        let session = self.at_least(session, &slots.header);
         let mut header = (*slots.header).clone();
         edit(&mut header);
         if session == Session::Writing {
             header.epoch = Uuid(self.host.random());
         }
-        if session > self.session() {
-            header.state = if session == Session::Writing { State::Writing } else { State::Filling };
-        }
+        self.enter(&mut header, session);
         self.update(&mut slots, header, allocation)?;
         self.session.fetch_max(session as u8, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// ORD-53: the epoch that an unclean writing session left named many contents, so whatever comes after it
+    /// is a writing session.
+    fn at_least(&self, session: Session, found: &Header) -> Session {
+        let unclean = self.session() == Session::None && found.state == State::Writing;
+        if unclean && session == Session::Filling { Session::Writing } else { session }
+    }
+
+    /// Makes the header say `session`, unless it says more already.
+    fn enter(&self, header: &mut Header, session: Session) {
+        if session > self.session() {
+            header.state = if session == Session::Writing { State::Writing } else { State::Filling };
+        }
     }
 
     /// ORD-32: afterwards both slots hold the newest header, durably; what only an older one names is free.
