@@ -5,6 +5,7 @@ use super::kinds::{Kind, SectionKind, State};
 use super::layout::{Bytes, OnDisk, on_disk};
 use super::record::{self, CopyMark, HostRecord, MergeMark, Parent, RawRecord};
 use super::section::Section;
+use super::slots::in_full;
 use super::{Flaw, Uuid};
 use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::violation::Violation;
@@ -78,7 +79,7 @@ pub struct Header {
 
 /// What one header slot turned out to be.
 pub(super) enum Slot<'a> {
-    /// No header: too short or all zeros.
+    /// Nothing: all zeros.
     Empty,
     /// Not written in full, or not a header: nothing it says counts.
     Torn(Flaw),
@@ -144,9 +145,10 @@ impl Header {
         Ok(bytes)
     }
 
-    /// Reads a header slot. What lies behind the header in it has no meaning.
+    /// Reads a header slot, followed by zeros if it is shorter than one. What lies behind the header in it has
+    /// no meaning.
     pub fn decode(slot: &[u8]) -> Result<Header, Flaw> {
-        match Slot::read(slot) {
+        match Slot::read(&in_full(slot)) {
             Slot::Empty => Err(Flaw::corrupt(Violation::Magic)),
             Slot::Torn(flaw) => Err(flaw),
             Slot::Whole(header, _) => header,
@@ -207,7 +209,7 @@ impl Header {
 }
 
 impl Slot<'_> {
-    /// Finds out what `slot` is. Magic, version, length and checksum keep their place and meaning in every version.
+    /// Finds out what a slot at its full length is. Magic, version, length and checksum keep their place and meaning in every version.
     pub(super) fn read(slot: &[u8]) -> Slot<'_> {
         if slot.iter().all(|&byte| byte == 0) {
             return Slot::Empty;
@@ -221,7 +223,7 @@ impl Slot<'_> {
             return Slot::Torn(flaw);
         }
         let length = fixed.header_length as usize;
-        let fits = (FixedHeader::SIZE..=slot.len().min(SLOT_SIZE as usize)).contains(&length);
+        let fits = (FixedHeader::SIZE..=slot.len()).contains(&length);
         if let Err(flaw) = require(fits && length.is_multiple_of(ALIGNMENT), Violation::HeaderLength) {
             return Slot::Torn(newer(flaw));
         }

@@ -3,8 +3,9 @@
 use super::flaw::require;
 use super::header::Slot;
 use super::{Flaw, Header};
-use crate::limits::SLOT_SIZE;
+use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::violation::Violation;
+use std::borrow::Cow;
 
 /// The header that counts.
 #[derive(Debug, Clone)]
@@ -13,7 +14,7 @@ pub struct Chosen {
     pub header: Header,
     /// The slot it was found in, 0 or 1; 0 if both hold it.
     pub slot: usize,
-    /// Its bytes as they were found, as long as its length says.
+    /// Its bytes as they were found, with what lies behind it up to a multiple of 4096.
     pub bytes: Vec<u8>,
     /// Whether the other slot holds the same.
     pub equal: bool,
@@ -22,32 +23,44 @@ pub struct Chosen {
 /// Chooses among what was read from the two slots: the highest sequence number among valid headers counts.
 ///
 /// A slot that is empty or torn is skipped. One that is whole and breaks a rule refuses the file, whichever
-/// it is. If there is no header at all, the error is of the slot that came closest to one.
+/// it is. If there is no header at all, the error is of the slot that came closest to one (HDR-17 to 20).
+/// Slots are taken as 65536 bytes long, and followed by zeros if they are shorter.
 pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, Flaw> {
-    let (first, second) = match (Slot::read(slot0), Slot::read(slot1)) {
+    let (slot0, slot1) = (in_full(slot0), in_full(slot1));
+    let (first, second) = match (Slot::read(&slot0), Slot::read(&slot1)) {
         (Slot::Whole(first, bytes0), Slot::Whole(second, bytes1)) => {
-            return newest((first?, bytes0), (second?, bytes1));
+            let (first, second) = (first?, second?);
+            let same_number = first.sequence == second.sequence;
+            let equal = same_number && bytes0 == bytes1;
+            require(equal || !same_number, Violation::EqualSequence)?;
+            let chosen = if second.sequence > first.sequence {
+                Chosen::found(second, 1, &slot1, bytes1)
+            } else {
+                Chosen::found(first, 0, &slot0, bytes0)
+            };
+            return Ok(Chosen { equal, ..chosen });
         }
-        (Slot::Whole(header, bytes), _) => return Ok(Chosen::only(header?, 0, bytes)),
-        (_, Slot::Whole(header, bytes)) => return Ok(Chosen::only(header?, 1, bytes)),
+        (Slot::Whole(header, bytes), _) => return Ok(Chosen::found(header?, 0, &slot0, bytes)),
+        (_, Slot::Whole(header, bytes)) => return Ok(Chosen::found(header?, 1, &slot1, bytes)),
         (first, second) => (first.into_flaw(), second.into_flaw()),
     };
-    let short = slot0.len().min(slot1.len()) < SLOT_SIZE as usize;
     Err(match (first, second) {
         (Some(first), Some(second)) if closeness(&second) > closeness(&first) => second,
         (Some(flaw), _) | (None, Some(flaw)) => flaw,
-        (None, None) if short => Flaw::corrupt(Violation::Slots),
         (None, None) => Flaw::corrupt(Violation::Magic),
     })
 }
 
-fn newest(first: (Header, &[u8]), second: (Header, &[u8])) -> Result<Chosen, Flaw> {
-    let same_number = first.0.sequence == second.0.sequence;
-    let equal = same_number && first.1 == second.1;
-    require(equal || !same_number, Violation::EqualSequence)?;
-    let slot = usize::from(second.0.sequence > first.0.sequence);
-    let (header, bytes) = if slot == 0 { first } else { second };
-    Ok(Chosen { header, slot, bytes: bytes.to_vec(), equal })
+/// A slot at its length.
+pub(super) fn in_full(slot: &[u8]) -> Cow<'_, [u8]> {
+    match slot.get(..SLOT_SIZE as usize) {
+        Some(slot) => Cow::Borrowed(slot),
+        None => {
+            let mut full = slot.to_vec();
+            full.resize(SLOT_SIZE as usize, 0);
+            Cow::Owned(full)
+        }
+    }
 }
 
 /// How near the bytes came to being a header.
@@ -61,8 +74,9 @@ fn closeness(flaw: &Flaw) -> u8 {
 }
 
 impl Chosen {
-    fn only(header: Header, slot: usize, bytes: &[u8]) -> Chosen {
-        Chosen { header, slot, bytes: bytes.to_vec(), equal: false }
+    fn found(header: Header, number: usize, slot: &[u8], bytes: &[u8]) -> Chosen {
+        let pages = bytes.len().next_multiple_of(PAGE_SIZE as usize);
+        Chosen { header, slot: number, bytes: slot[..pages.min(slot.len())].to_vec(), equal: false }
     }
 }
 

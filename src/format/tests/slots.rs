@@ -30,7 +30,7 @@ fn the_highest_sequence_counts() {
     }
     let chosen = choose(&slot(7), &slot(7)).unwrap();
     assert_eq!((chosen.slot, chosen.equal), (0, true));
-    assert_eq!(chosen.bytes, slot(7)[..272]);
+    assert_eq!(chosen.bytes, slot(7)[..4096]);
 }
 
 #[test]
@@ -75,8 +75,8 @@ fn the_slot_that_came_closest_says_what_is_wrong() {
     assert_eq!(violation(&alien, &torn(1)), Violation::HeaderChecksum);
     assert_eq!(violation(&torn(1), &alien), Violation::HeaderChecksum);
     assert_eq!(violation(&EMPTY, &torn(1)), Violation::HeaderChecksum);
-    assert_eq!(violation(&[], &[]), Violation::Slots);
-    assert_eq!(violation(&[0; 4096], &[]), Violation::Slots);
+    assert_eq!(violation(&[], &[0; 4096]), Violation::Magic);
+    assert_eq!(violation(&[], &torn(1)[..20]), Violation::HeaderChecksum);
     let mut long = slot(1);
     long[12..16].copy_from_slice(&65544u32.to_le_bytes());
     assert_eq!(violation(&long, &EMPTY), Violation::HeaderLength);
