@@ -83,8 +83,15 @@ pub(super) enum Slot<'a> {
     Empty,
     /// Not written in full, or not a header: nothing it says counts.
     Torn(Flaw),
-    /// A header and its bytes, which are what somebody meant to write: from here on a flaw refuses the file.
-    Whole(Result<Header, Flaw>, &'a [u8]),
+    /// What somebody meant to write: from here on a flaw refuses the file.
+    Whole(Whole<'a>),
+}
+
+/// The bytes of a header whose checksum is right.
+pub(super) struct Whole<'a> {
+    fixed: FixedHeader,
+    /// As many as the header's length says.
+    pub(super) bytes: &'a [u8],
 }
 
 impl Header {
@@ -151,27 +158,8 @@ impl Header {
         match Slot::read(&in_full(slot)) {
             Slot::Empty => Err(Flaw::corrupt(Violation::Magic)),
             Slot::Torn(flaw) => Err(flaw),
-            Slot::Whole(header, _) => header,
+            Slot::Whole(whole) => whole.decode(),
         }
-    }
-
-    /// Reads what the checksum vouches for.
-    fn decode_whole(fixed: &FixedHeader, bytes: &[u8]) -> Result<Header, Flaw> {
-        support(fixed.version == VERSION, Violation::Version, || format!("version {}", fixed.version))?;
-        let mut header = Header::new(Kind::Image, fixed.uuid, fixed.epoch, fixed.virtual_size, fixed.data_offset);
-        header.sequence = fixed.sequence;
-        (header.incompat, header.ro_compat, header.compat) = (fixed.incompat, fixed.ro_compat, fixed.compat);
-        // First of all: such a feature may change what anything else means.
-        header.check_features()?;
-        let (kind, state) = (Kind::from_number(fixed.kind), State::from_number(fixed.state));
-        support(kind.is_some(), Violation::Kind, || format!("a file of kind {}", fixed.kind))?;
-        require(state.is_some(), Violation::State)?;
-        require(fixed.reserved == Bytes::ZERO, Violation::HeaderReserved)?;
-        header.kind = kind.unwrap_or(header.kind);
-        header.state = state.unwrap_or(header.state);
-        record::decode_records(&bytes[FixedHeader::SIZE..], fixed.record_count, &mut header)?;
-        header.validate()?;
-        Ok(header)
     }
 
     /// The section of `kind` that stands first.
@@ -208,6 +196,28 @@ impl Header {
     }
 }
 
+impl Whole<'_> {
+    /// Reads what the checksum vouches for.
+    pub(super) fn decode(&self) -> Result<Header, Flaw> {
+        let fixed = &self.fixed;
+        support(fixed.version == VERSION, Violation::Version, || format!("version {}", fixed.version))?;
+        let mut header = Header::new(Kind::Image, fixed.uuid, fixed.epoch, fixed.virtual_size, fixed.data_offset);
+        header.sequence = fixed.sequence;
+        (header.incompat, header.ro_compat, header.compat) = (fixed.incompat, fixed.ro_compat, fixed.compat);
+        // First of all: such a feature may change what anything else means.
+        header.check_features()?;
+        let (kind, state) = (Kind::from_number(fixed.kind), State::from_number(fixed.state));
+        support(kind.is_some(), Violation::Kind, || format!("a file of kind {}", fixed.kind))?;
+        require(state.is_some(), Violation::State)?;
+        require(fixed.reserved == Bytes::ZERO, Violation::HeaderReserved)?;
+        header.kind = kind.unwrap_or(header.kind);
+        header.state = state.unwrap_or(header.state);
+        record::decode_records(&self.bytes[FixedHeader::SIZE..], fixed.record_count, &mut header)?;
+        header.validate()?;
+        Ok(header)
+    }
+}
+
 impl Slot<'_> {
     /// Finds out what a slot at its full length is. Magic, version, length and checksum keep their place and meaning in every version.
     pub(super) fn read(slot: &[u8]) -> Slot<'_> {
@@ -231,7 +241,7 @@ impl Slot<'_> {
         if let Err(flaw) = require(fixed.checksum == checksum(bytes), Violation::HeaderChecksum) {
             return Slot::Torn(newer(flaw));
         }
-        Slot::Whole(Header::decode_whole(&fixed, bytes), bytes)
+        Slot::Whole(Whole { fixed, bytes })
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) fn known(record_type: u16) -> bool {
 pub(super) fn decode_records(mut bytes: &[u8], count: u32, header: &mut Header) -> Result<(), Flaw> {
     let (mut seen, mut last) = (0u32, 0);
     while !bytes.is_empty() {
-        let Some((head, payload, rest)) = split(bytes)? else { break };
+        let Some(Piece { head, payload, rest }) = split(bytes)? else { break };
         require(head.record_type >= last, Violation::RecordOrder)?;
         decode_record(head, payload, header)?;
         // One record takes eight bytes at least, so that the count stays far below its type's maximum.
@@ -160,9 +160,15 @@ pub(super) fn decode_records(mut bytes: &[u8], count: u32, header: &mut Header) 
     require(seen == count, Violation::RecordWalk)
 }
 
-/// The first record of `bytes`: its head, its payload and what follows its padding.
-/// `None` only if a test wants the walk unchecked and it leaves the header.
-fn split(bytes: &[u8]) -> Result<Option<(RecordHead, &[u8], &[u8])>, Flaw> {
+/// A record, and what follows its padding.
+struct Piece<'a> {
+    head: RecordHead,
+    payload: &'a [u8],
+    rest: &'a [u8],
+}
+
+/// The first record of `bytes`; `None` only if a test wants the walk unchecked and it leaves the header.
+fn split(bytes: &[u8]) -> Result<Option<Piece<'_>>, Flaw> {
     let head = RecordHead::parse(bytes);
     let end = head.as_ref().and_then(|head| RecordHead::SIZE.checked_add(usize::try_from(head.length).ok()?));
     let next = end.and_then(|end| end.checked_next_multiple_of(ALIGNMENT));
@@ -171,7 +177,7 @@ fn split(bytes: &[u8]) -> Result<Option<(RecordHead, &[u8], &[u8])>, Flaw> {
         return Ok(None);
     };
     require(bytes[end..next].iter().all(|&byte| byte == 0), Violation::RecordPadding)?;
-    Ok(Some((head, &bytes[RecordHead::SIZE..end], &bytes[next..])))
+    Ok(Some(Piece { head, payload: &bytes[RecordHead::SIZE..end], rest: &bytes[next..] }))
 }
 
 fn decode_record(head: RecordHead, payload: &[u8], header: &mut Header) -> Result<(), Flaw> {

@@ -1,7 +1,7 @@
 //! Which of the two header slots counts.
 
 use super::flaw::require;
-use super::header::Slot;
+use super::header::{Slot, Whole};
 use super::{Flaw, Header};
 use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::violation::Violation;
@@ -28,20 +28,9 @@ pub struct Chosen {
 pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, Flaw> {
     let (slot0, slot1) = (in_full(slot0), in_full(slot1));
     let (first, second) = match (Slot::read(&slot0), Slot::read(&slot1)) {
-        (Slot::Whole(first, bytes0), Slot::Whole(second, bytes1)) => {
-            let (first, second) = (first?, second?);
-            let same_number = first.sequence == second.sequence;
-            let equal = same_number && bytes0 == bytes1;
-            require(equal || !same_number, Violation::EqualSequence)?;
-            let chosen = if second.sequence > first.sequence {
-                Chosen::found(second, 1, &slot1, bytes1)
-            } else {
-                Chosen::found(first, 0, &slot0, bytes0)
-            };
-            return Ok(Chosen { equal, ..chosen });
-        }
-        (Slot::Whole(header, bytes), _) => return Ok(Chosen::found(header?, 0, &slot0, bytes)),
-        (_, Slot::Whole(header, bytes)) => return Ok(Chosen::found(header?, 1, &slot1, bytes)),
+        (Slot::Whole(first), Slot::Whole(second)) => return newest(first, &slot0, second, &slot1),
+        (Slot::Whole(only), _) => return Chosen::found(only, 0, &slot0),
+        (_, Slot::Whole(only)) => return Chosen::found(only, 1, &slot1),
         (first, second) => (first.into_flaw(), second.into_flaw()),
     };
     Err(match (first, second) {
@@ -63,6 +52,15 @@ pub(super) fn in_full(slot: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+fn newest(first: Whole<'_>, slot0: &[u8], second: Whole<'_>, slot1: &[u8]) -> Result<Chosen, Flaw> {
+    let same_bytes = first.bytes == second.bytes;
+    let (first, second) = (Chosen::found(first, 0, slot0)?, Chosen::found(second, 1, slot1)?);
+    let same_number = first.header.sequence == second.header.sequence;
+    require(same_bytes || !same_number, Violation::EqualSequence)?;
+    let newest = if second.header.sequence > first.header.sequence { second } else { first };
+    Ok(Chosen { equal: same_bytes, ..newest })
+}
+
 /// How near the bytes came to being a header.
 fn closeness(flaw: &Flaw) -> u8 {
     match flaw.violation {
@@ -74,9 +72,10 @@ fn closeness(flaw: &Flaw) -> u8 {
 }
 
 impl Chosen {
-    fn found(header: Header, number: usize, slot: &[u8], bytes: &[u8]) -> Chosen {
-        let pages = bytes.len().next_multiple_of(PAGE_SIZE as usize);
-        Chosen { header, slot: number, bytes: slot[..pages.min(slot.len())].to_vec(), equal: false }
+    fn found(whole: Whole<'_>, number: usize, slot: &[u8]) -> Result<Chosen, Flaw> {
+        let pages = whole.bytes.len().next_multiple_of(PAGE_SIZE as usize);
+        let bytes = slot[..pages.min(slot.len())].to_vec();
+        Ok(Chosen { header: whole.decode()?, slot: number, bytes, equal: false })
     }
 }
 

@@ -5,7 +5,8 @@ use crate::switch::without_check;
 use crate::violation::Violation;
 use std::collections::BTreeSet;
 
-type Change = fn(&mut Header);
+/// A rule, a sound header, and what breaks the rule in it.
+type Case = (Violation, fn() -> Header, fn(&mut Header));
 
 /// Where the records of [`overlay`] begin, and where the payloads of its section and its parent do.
 const RECORDS: usize = 128;
@@ -13,7 +14,7 @@ const SECTION: usize = RECORDS + 8;
 const PARENT: usize = SECTION + 56 + 8;
 
 /// Headers that break one rule each.
-const HEADERS: &[(Violation, fn() -> Header, Change)] = &[
+const HEADERS: &[Case] = &[
     (Violation::Sequence, image, |h| h.sequence = 0),
     (Violation::Sequence, image, |h| h.sequence = 1 << 63),
     (Violation::Identity, image, |h| h.uuid = Uuid::NIL),

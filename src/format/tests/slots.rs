@@ -4,7 +4,7 @@ use super::*;
 use crate::limits::SLOT_SIZE;
 use crate::violation::Violation;
 
-const EMPTY: [u8; SLOT_SIZE as usize] = [0; SLOT_SIZE as usize];
+static EMPTY: [u8; SLOT_SIZE as usize] = [0; SLOT_SIZE as usize];
 
 fn slot(sequence: u64) -> Vec<u8> {
     let mut slot = Header { sequence, ..overlay() }.encode().unwrap();
