@@ -1,5 +1,133 @@
 //! An image and the layers below it, opened by the caller's policy (`spec/chain.md`).
+//!
+//! | file | what |
+//! |---|---|
+//! | `policy` | which files the parents may be: the caller's word, never the image's |
+//! | `raw` | raw files and block devices as layers |
+//! | `layer` | one layer, whatever its format |
+//! | `open` | opening a chain layer by layer, and what is checked at each link |
+//! | `holder` | which layer holds a stretch of the disk |
 
+mod holder;
+mod layer;
+mod open;
+mod policy;
 mod raw;
 
+pub use holder::{Holder, holder};
+pub use layer::Layer;
+pub use open::ChainOptions;
+pub use policy::{GivenParents, NoParents, ParentPolicy, joined_hint};
 pub use raw::RawDevice;
+
+use crate::device::{BlockDevice, Extent};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::storage::Host;
+use crate::sync::Arc;
+use std::ops::Range;
+
+/// The layers of a disk, the top first. As a [`BlockDevice`] it is its top layer.
+#[derive(Debug)]
+pub struct Chain {
+    /// The layers: the top is number 0, each lies on the next.
+    pub layers: Vec<Layer>,
+    host: Arc<dyn Host>,
+}
+
+impl Chain {
+    /// What a guest sees.
+    pub fn top(&self) -> Arc<dyn BlockDevice> {
+        match self.layers.first() {
+            Some(layer) => layer.device(),
+            None => unreachable!("a chain is opened with its top"),
+        }
+    }
+
+    /// Layer `index`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the chain is not that deep.
+    pub fn layer(&self, index: usize) -> Result<&Layer> {
+        self.layers.get(index).ok_or_else(|| {
+            Error::Invalid(format!(
+                "{}: its chain has {} layers, none is number {index}",
+                self.name(),
+                self.layers.len()
+            ))
+        })
+    }
+
+    /// Layer `index`, which must be an LVD image.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is no such layer, or if it is raw.
+    pub fn image(&self, index: usize) -> Result<&Arc<Image>> {
+        let layer = self.layer(index)?;
+        layer.image().ok_or_else(|| Error::Invalid(format!("{}: it is not an LVD image", layer.name())))
+    }
+
+    /// How errors name the chain: by its top.
+    pub fn name(&self) -> &str {
+        self.layers.first().map(Layer::name).unwrap_or_default()
+    }
+
+    /// How layer `parent` is found from layer `child` above it: the hints between the two, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `parent` does not lie below `child`.
+    pub fn hint(&self, child: usize, parent: usize) -> Result<String> {
+        let mut hint: Option<String> = None;
+        for index in child..parent {
+            let header = self.image(index)?.header();
+            let next = header.parent.as_ref().map(|link| link.hint.as_str()).unwrap_or_default();
+            hint = Some(hint.map_or(next.to_string(), |before| joined_hint(&before, next)));
+        }
+        hint.ok_or_else(|| Error::Invalid(format!("layer {parent} does not lie below layer {child}")))
+    }
+
+    /// The host that the chain was opened with.
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
+    /// Flushes and closes every layer that was opened for writing, from the lowest up. All are closed even if one
+    /// fails; the first failure is returned.
+    ///
+    /// # Errors
+    /// The host's, or [`Error::Poisoned`].
+    pub fn close(&self) -> Result<()> {
+        let closed = self.layers.iter().rev().map(Layer::close).collect::<Vec<_>>();
+        closed.into_iter().collect()
+    }
+}
+
+impl BlockDevice for Chain {
+    fn size(&self) -> u64 {
+        self.top().size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.top().read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.top().write_at(data, offset)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> Result<()> {
+        self.top().write_zeroes(range, unmap)
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.top().discard(range)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.top().flush()
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        self.top().extent(offset, end)
+    }
+}

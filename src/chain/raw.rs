@@ -45,12 +45,18 @@ impl RawDevice {
     }
 
     /// Sets the size in bytes, on the host even if it is the size already: an earlier process may have grown the
-    /// file, failed to make that durable, and left a length behind that the host only believes in.
+    /// file, failed to make that durable, and left a length behind that the host only believes in. A block device keeps
+    /// its size, which must suffice.
     ///
     /// # Errors
-    /// [`Error::Denied`] if opened for reading, [`Error::Poisoned`] after a failed barrier, or the host's.
+    /// [`Error::Denied`] if opened for reading, [`Error::Poisoned`] after a failed barrier, [`Error::NoSpace`], or the
+    /// host's.
     pub fn set_size(&self, size: u64) -> Result<()> {
         self.may_write()?;
+        if !self.storage.zeros_when_new() {
+            let enough = size <= self.size();
+            return if enough { Ok(()) } else { Err(Error::NoSpace { file: self.storage.name().into() }) };
+        }
         self.storage.set_size(size)?;
         self.size.store(size, Ordering::Release);
         Ok(())

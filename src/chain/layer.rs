@@ -1,0 +1,110 @@
+//! One layer of a chain, whatever its format.
+
+use crate::chain::RawDevice;
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
+use crate::format::{Identity, Parent, ParentFormat, State};
+use crate::image::Image;
+use crate::switch::{Step, skipped};
+use crate::sync::Arc;
+use crate::violation::Violation;
+
+/// One layer. Clones share the same open file.
+#[derive(Debug, Clone)]
+pub enum Layer {
+    /// An LVD image, or a raw volume with an allocation sidecar.
+    Lvd(Arc<Image>),
+    /// A raw file or block device, which nothing identifies.
+    Raw(Arc<RawDevice>),
+}
+
+impl Layer {
+    /// The disk that this layer shows.
+    pub fn device(&self) -> Arc<dyn BlockDevice> {
+        match self {
+            Layer::Lvd(image) => image.clone(),
+            Layer::Raw(raw) => raw.clone(),
+        }
+    }
+
+    /// The LVD image, if it is one.
+    pub fn image(&self) -> Option<&Arc<Image>> {
+        match self {
+            Layer::Lvd(image) => Some(image),
+            Layer::Raw(_) => None,
+        }
+    }
+
+    /// Bytes of the disk that this layer shows.
+    pub fn size(&self) -> u64 {
+        match self {
+            Layer::Lvd(image) => image.size(),
+            Layer::Raw(raw) => raw.size(),
+        }
+    }
+
+    /// How errors name it.
+    pub fn name(&self) -> &str {
+        match self {
+            Layer::Lvd(image) => image.name(),
+            Layer::Raw(raw) => raw.storage().name(),
+        }
+    }
+
+    /// Whether changes are allowed.
+    pub fn writable(&self) -> bool {
+        match self {
+            Layer::Lvd(image) => image.writable(),
+            Layer::Raw(raw) => raw.writable(),
+        }
+    }
+
+    /// Whether a link to it can name its content: LVD images carry an identity, raw layers stay unverified.
+    pub fn verified(&self) -> bool {
+        matches!(self, Layer::Lvd(_))
+    }
+
+    /// Bytes of the disk at which pieces of work on this layer should start and end.
+    pub fn granule(&self) -> u64 {
+        match self {
+            Layer::Lvd(image) => image.granule(),
+            Layer::Raw(_) => crate::limits::PAGE_SIZE,
+        }
+    }
+
+    /// A parent link to this layer as it is now, showing `visible_length` bytes of it, found by `hint`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if that is more than it has; [`Error::Refused`] if its epoch is open: a link may name only
+    /// content that stays as it is.
+    pub fn link(&self, visible_length: u64, hint: String) -> Result<Parent> {
+        if visible_length > self.size() {
+            let (name, size) = (self.name(), self.size());
+            return Err(Error::Invalid(format!(
+                "{name}: {visible_length} bytes of it cannot be visible: it has {size}"
+            )));
+        }
+        let Layer::Lvd(image) = self else {
+            return Ok(Parent { identity: None, format: ParentFormat::Raw, visible_length, hint });
+        };
+        let header = image.header();
+        if header.state == State::Writing && !skipped(Step::SealBase) {
+            let why = "it was not closed, so what it holds has no name yet; open it for writing once and close it";
+            return Err(Error::refused(self.name(), why, Violation::ParentMatches));
+        }
+        let identity = Some(Identity { uuid: header.uuid, epoch: header.epoch });
+        Ok(Parent { identity, format: ParentFormat::Lvd, visible_length, hint })
+    }
+
+    /// Flushes and closes it, if it was opened for writing.
+    ///
+    /// # Errors
+    /// The host's, or [`Error::Poisoned`].
+    pub fn close(&self) -> Result<()> {
+        match self {
+            _ if !self.writable() => Ok(()),
+            Layer::Lvd(image) => image.close(),
+            Layer::Raw(raw) => raw.flush(),
+        }
+    }
+}

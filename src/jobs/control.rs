@@ -1,0 +1,301 @@
+//! The course of a job: pieces claimed from one cursor, any number of callers, pause, resume, cancel, speed, progress.
+//!
+//! Nothing here starts a thread. Whoever wants several calls [`drive`] from several.
+
+use crate::error::{Error, Result};
+use crate::storage::Host;
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, lock, wait};
+use std::fmt::Debug;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Most bytes of disk that one step goes through. Large, since holes cost nothing; what is copied goes in smaller pieces.
+const MOST_AT_ONCE: u64 = 16 << 20;
+/// How long a caller waits before it looks again at a paused job or at the speed allowed.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What a job does, without its course: go through `0..total` in any order and in pieces, then make it count.
+///
+/// `prepare` and `finish` are called once each, before the first and after the last piece, while no piece is being
+/// worked on. Every job is so made that it may be dropped at any moment and begun again: what is done is then found
+/// done, or done again.
+pub trait Work: Send + Sync + Debug {
+    /// The job's name, as in QEMU: `stream`, `commit`, `mirror`, …
+    fn kind(&self) -> &'static str;
+
+    /// Bytes of disk to go through.
+    fn total(&self) -> u64;
+
+    /// Pieces start at multiples of this many bytes.
+    fn alignment(&self) -> u64;
+
+    /// What must be durable before the first piece.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Goes through one piece. Returns the bytes that were read or written for it (zeros and holes are free).
+    fn piece(&self, range: Range<u64>) -> Result<u64>;
+
+    /// Makes the work durable, then what points to it.
+    fn finish(&self) -> Result<()>;
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of disk gone through; never falls.
+    pub done: u64,
+    /// Bytes of disk to go through.
+    pub total: u64,
+    /// Bytes that were copied for it.
+    pub copied: u64,
+    /// Whether all is done and durable.
+    pub finished: bool,
+    /// The job is paused, or ahead of its speed: nothing was done, call again after this time.
+    pub wait: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Created,
+    /// One caller prepares or finishes; the others wait.
+    Alone,
+    Copying,
+    Finished,
+    Failed,
+}
+
+#[derive(Debug)]
+struct Course {
+    phase: Phase,
+    next: u64,
+    in_flight: usize,
+    done: u64,
+    copied: u64,
+    failure: Option<String>,
+}
+
+/// A [`Work`] under way. All methods take `&self`: several threads may step one job, another may pause it.
+#[derive(Debug)]
+pub struct Job {
+    work: Box<dyn Work>,
+    host: Arc<dyn Host>,
+    course: Mutex<Course>,
+    changed: Condvar,
+    paused: AtomicBool,
+    cancelled: AtomicBool,
+    speed: Mutex<Speed>,
+}
+
+/// What the speed limit allows: bytes may be copied as long as `debt` is paid off by the time gone by.
+#[derive(Debug)]
+struct Speed {
+    limit: u64,
+    debt: u64,
+    at: Duration,
+}
+
+impl Job {
+    /// A job that has not begun. `host` tells it the time.
+    pub fn new(work: impl Work + 'static, host: Arc<dyn Host>) -> Job {
+        let course = Course { phase: Phase::Created, next: 0, in_flight: 0, done: 0, copied: 0, failure: None };
+        let speed = Speed { limit: 0, debt: 0, at: host.now() };
+        Job {
+            work: Box::new(work),
+            host,
+            course: Mutex::new(course),
+            changed: Condvar::new(),
+            paused: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+            speed: Mutex::new(speed),
+        }
+    }
+
+    /// The job's name: `stream`, `commit`, `mirror`, …
+    pub fn kind(&self) -> &'static str {
+        self.work.kind()
+    }
+
+    /// Does about `budget` bytes of disk: prepares the job if nobody has, else one piece, else finishes.
+    ///
+    /// Several threads may call it at once; whoever finds nothing left to do waits for those who are still at it.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] after [`cancel`](Self::cancel). What the work met, once; the job has then failed, and
+    /// every other caller is told so. What was done is kept: a new job of the same kind goes on from there.
+    pub fn step(&self, budget: u64) -> Result<Progress> {
+        if self.cancelled.load(Ordering::Acquire) {
+            return Err(Error::Cancelled);
+        }
+        let pause = if self.paused.load(Ordering::Acquire) { Some(PATIENCE) } else { self.too_fast() };
+        if pause.is_some() {
+            return Ok(Progress { wait: pause, ..self.progress() });
+        }
+        match self.claim(budget)? {
+            Task::Prepare => self.alone(Phase::Copying, |work| work.prepare()),
+            Task::Piece(range) => self.piece(range),
+            Task::Finish => self.alone(Phase::Finished, |work| work.finish()),
+            Task::Nothing => Ok(self.progress()),
+        }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let course = lock(&self.course);
+        Progress {
+            done: course.done,
+            total: self.work.total(),
+            copied: course.copied,
+            finished: course.phase == Phase::Finished,
+            wait: None,
+        }
+    }
+
+    /// Lets no further piece begin until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+    }
+
+    /// Takes back [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::Release);
+    }
+
+    /// Ends the job at the next piece. What it has done stays, and is right as it is.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Copies at most `limit` bytes a second from now on; 0 for no limit.
+    pub fn set_speed(&self, limit: u64) {
+        *lock(&self.speed) = Speed { limit, debt: 0, at: self.host.now() };
+    }
+
+    fn claim(&self, budget: u64) -> Result<Task> {
+        let total = self.work.total();
+        let mut course = lock(&self.course);
+        loop {
+            if self.cancelled.load(Ordering::Acquire) {
+                return Err(Error::Cancelled);
+            }
+            match course.phase {
+                Phase::Created => {
+                    course.phase = Phase::Alone;
+                    return Ok(Task::Prepare);
+                }
+                Phase::Copying if course.next < total => {
+                    let start = course.next;
+                    course.next = self.piece_end(start, budget, total);
+                    course.in_flight += 1;
+                    return Ok(Task::Piece(start..course.next));
+                }
+                Phase::Copying if course.in_flight == 0 => {
+                    course.phase = Phase::Alone;
+                    return Ok(Task::Finish);
+                }
+                Phase::Copying | Phase::Alone => course = wait(&self.changed, course),
+                Phase::Finished => return Ok(Task::Nothing),
+                Phase::Failed => {
+                    let cause = course.failure.clone().unwrap_or_default();
+                    return Err(Error::Invalid(format!("the {} job failed: {cause}", self.kind())));
+                }
+            }
+        }
+    }
+
+    /// The end of a piece of about `budget` bytes, on the alignment or at the end of the disk.
+    fn piece_end(&self, start: u64, budget: u64, total: u64) -> u64 {
+        let alignment = self.work.alignment().max(1);
+        let limit = lock(&self.speed).limit;
+        // A tenth of a second's worth, so that a slow job still moves evenly.
+        let most = if limit == 0 { MOST_AT_ONCE } else { (limit / 10).clamp(1, MOST_AT_ONCE) };
+        let length = budget.clamp(1, most).div_ceil(alignment).saturating_mul(alignment);
+        start.saturating_add(length).min(total)
+    }
+
+    fn piece(&self, range: Range<u64>) -> Result<Progress> {
+        let result = self.work.piece(range.clone());
+        let mut course = lock(&self.course);
+        course.in_flight -= 1;
+        match &result {
+            Ok(copied) => {
+                course.done += range.end - range.start;
+                course.copied += copied;
+            }
+            Err(error) => course.fail(error),
+        }
+        drop(course);
+        self.changed.notify_all();
+        self.owe(result?);
+        Ok(self.progress())
+    }
+
+    fn alone(&self, then: Phase, body: impl FnOnce(&dyn Work) -> Result<()>) -> Result<Progress> {
+        let result = body(&*self.work);
+        let mut course = lock(&self.course);
+        match &result {
+            Ok(()) => course.phase = then,
+            Err(error) => course.fail(error),
+        }
+        drop(course);
+        self.changed.notify_all();
+        result.map(|()| self.progress())
+    }
+
+    fn owe(&self, copied: u64) {
+        let mut speed = lock(&self.speed);
+        if speed.limit > 0 {
+            speed.debt = speed.debt.saturating_add(copied);
+        }
+    }
+
+    /// How long to wait until what was copied is within the limit.
+    fn too_fast(&self) -> Option<Duration> {
+        let mut speed = lock(&self.speed);
+        if speed.limit == 0 {
+            return None;
+        }
+        let now = self.host.now();
+        let earned = now.saturating_sub(speed.at).as_nanos().saturating_mul(u128::from(speed.limit)) / 1_000_000_000;
+        if earned > 0 {
+            speed.debt = speed.debt.saturating_sub(u64::try_from(earned).unwrap_or(u64::MAX));
+            speed.at = now;
+        }
+        (speed.debt > 0).then_some(PATIENCE)
+    }
+}
+
+impl Course {
+    fn fail(&mut self, error: &Error) {
+        self.phase = Phase::Failed;
+        self.failure.get_or_insert_with(|| error.to_string());
+    }
+}
+
+enum Task {
+    Prepare,
+    Piece(Range<u64>),
+    Finish,
+    Nothing,
+}
+
+/// Steps `job` on this thread until it is finished, telling `on_progress` after every step.
+///
+/// Call it from several threads at once to copy with several.
+///
+/// # Errors
+/// As [`Job::step`].
+pub fn drive(job: &Job, mut on_progress: impl FnMut(&Progress)) -> Result<()> {
+    loop {
+        let progress = job.step(MOST_AT_ONCE)?;
+        on_progress(&progress);
+        if progress.finished {
+            return Ok(());
+        }
+        if let Some(time) = progress.wait {
+            job.host.sleep(time);
+        }
+    }
+}
