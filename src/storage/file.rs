@@ -1,7 +1,7 @@
-//! Files and block devices of the operating system.
+//! Files and block devices of Linux.
 
 use super::buffer::{Buffer, aligned, aligned_range};
-use super::{FileId, LockMode, Storage, lock};
+use super::{Create, FileId, FileOptions, LockMode, Storage, lock};
 use crate::error::{Error, Result};
 use crate::sync::{RwLock, read, write};
 use rustix::fs::{FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom};
@@ -15,31 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Zeros that are written at once where the host cannot punch.
 const ZEROS: usize = 1 << 20;
-
-/// Whether opening may make a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Create {
-    /// The file is there.
-    #[default]
-    No,
-    /// The file is not there yet; an error if it is.
-    New,
-    /// It is made if it is not there.
-    IfMissing,
-}
-
-/// How to open a file.
-#[derive(Debug, Clone, Default)]
-pub struct FileOptions {
-    /// For writing too.
-    pub write: bool,
-    /// Whether to make it.
-    pub create: Create,
-    /// Past the host's page cache (cache mode `none`).
-    pub direct: bool,
-    /// The lock to take before anything is read.
-    pub lock: Option<LockMode>,
-}
 
 /// A regular file or a block device.
 ///

@@ -1,17 +1,27 @@
 //! The only door to the outside: positional storage, and the host that brings time and random bytes.
 
+#[cfg(target_os = "linux")]
 mod buffer;
+#[cfg(target_os = "linux")]
 mod file;
 mod host;
+#[cfg(target_os = "linux")]
 mod lock;
 mod memory;
+mod options;
+#[cfg(any(test, not(target_os = "linux")))]
+mod portable;
 mod readonly;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 
-pub use file::{Create, FileOptions, FileStorage, open_beneath};
+#[cfg(target_os = "linux")]
+pub use file::{FileStorage, open_beneath};
 pub use host::OsHost;
 pub use memory::MemoryStorage;
+pub use options::{Create, FileOptions};
+#[cfg(not(target_os = "linux"))]
+pub use portable::{FileStorage, open_beneath};
 pub use readonly::ReadOnly;
 
 use crate::error::Result;

@@ -88,8 +88,10 @@ proptest! {
         let cached = FileStorage::open(directory.path().join("cached"), &options).unwrap();
         // Not every file system has direct I/O (a tmpfs of an older kernel does not).
         let direct = FileStorage::open(directory.path().join("direct"), &FileOptions { direct: true, ..options });
+        let options = FileOptions { write: true, create: Create::New, ..FileOptions::default() };
+        let portable = portable::FileStorage::open(directory.path().join("portable"), &options).unwrap();
         let memory = MemoryStorage::new("memory");
-        let mut storages: Vec<&dyn Storage> = vec![&cached, &memory];
+        let mut storages: Vec<&dyn Storage> = vec![&cached, &portable, &memory];
         storages.extend(direct.as_ref().ok().map(|direct| direct as &dyn Storage));
         let mut bytes = Vec::new();
         for op in &ops {
@@ -105,25 +107,24 @@ proptest! {
     }
 }
 
+/// Any two of the three: a writer and another writer, a writer and a reader, two readers.
+fn check_locks<S: Storage>(open: impl Fn(LockMode) -> crate::Result<S>) {
+    let writer = open(LockMode::Exclusive).unwrap();
+    assert!(matches!(open(LockMode::Exclusive), Err(Error::Locked { .. })));
+    assert!(matches!(open(LockMode::Shared), Err(Error::Locked { .. })));
+    drop(writer);
+    let _reader = open(LockMode::Shared).unwrap();
+    open(LockMode::Shared).unwrap();
+    assert!(matches!(open(LockMode::Exclusive), Err(Error::Locked { .. })));
+}
+
 #[test]
 fn writers_exclude_everybody_and_readers_share() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file");
-    let open = |write, lock| {
-        FileStorage::open(
-            &path,
-            &FileOptions { write, create: Create::IfMissing, lock: Some(lock), ..Default::default() },
-        )
-    };
-    std::fs::write(&path, b"x").unwrap();
-    let writer = open(true, LockMode::Exclusive).unwrap();
-    assert!(matches!(open(true, LockMode::Exclusive), Err(Error::Locked { .. })));
-    assert!(matches!(open(true, LockMode::Shared), Err(Error::Locked { .. })));
-    drop(writer);
-    let reader = open(true, LockMode::Shared).unwrap();
-    let _second = open(true, LockMode::Shared).unwrap();
-    assert!(matches!(open(true, LockMode::Exclusive), Err(Error::Locked { .. })));
-    assert!(matches!(reader.lock(LockMode::Exclusive), Err(Error::Locked { .. })));
+    let options = |lock| FileOptions { write: true, create: Create::IfMissing, lock: Some(lock), ..Default::default() };
+    check_locks(|mode| FileStorage::open(&path, &options(mode)));
+    check_locks(|mode| portable::FileStorage::open(&path, &options(mode)));
 }
 
 #[test]
@@ -151,8 +152,11 @@ fn nothing_leads_out_of_a_directory() {
     std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
     let absolute = directory.path().join("secret");
     let open = |name: &std::path::Path| open_beneath(&root, name, &FileOptions::default());
+    let portable = |name: &std::path::Path| portable::open_beneath(&root, name, &FileOptions::default());
     assert_eq!(open("base".as_ref()).unwrap().size().unwrap(), 4);
+    assert_eq!(portable("base".as_ref()).unwrap().size().unwrap(), 4);
     for name in ["../secret".as_ref(), "link".as_ref(), absolute.as_path()] {
         assert!(matches!(open(name), Err(Error::Denied(_))), "{name:?}");
+        assert!(matches!(portable(name), Err(Error::Denied(_))), "{name:?}");
     }
 }
