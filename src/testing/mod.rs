@@ -4,12 +4,22 @@
 //! |---|---|
 //! | [`sector`] | 512 bytes of content, shared and hashed |
 //! | [`file`] | one simulated file: what is durable, what the page cache shows, what lies between |
-//! | [`pending`] | the states a power loss can leave |
-//! | [`sim`] | a simulated disk of several files, with faults |
-//! | [`host`] | time and random bytes that a simulation owns |
+//! | [`pending`], [`choices`] | the states a power loss can leave, and walks through them |
+//! | [`sim`], [`host`] | a simulated disk of several files, with faults; its time and random bytes |
+//! | [`model`] | what each sector of a disk may hold |
+//! | [`laws`] | what holds in every state |
+//! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 
+pub mod choices;
+pub mod crash;
 pub mod file;
 pub mod host;
+pub mod laws;
+pub mod model;
 pub mod pending;
 pub mod sector;
 pub mod sim;
+pub mod world;
+
+#[cfg(test)]
+mod tests;

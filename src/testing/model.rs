@@ -121,7 +121,9 @@ impl Model {
         let sectors = from.div_ceil(SECTOR_SIZE)..to.div_ceil(SECTOR_SIZE);
         for window in &self.windows {
             for number in window.start.max(sectors.start)..window.end.min(sectors.end) {
-                self.cells.insert(number, Cell::of(Sector::zero()));
+                // A crash may still bring back what was there before a shrink that is not durable.
+                let zero = Sector::zero;
+                self.cells.entry(number).and_modify(|cell| cell.push(zero())).or_insert_with(|| Cell::of(zero()));
             }
         }
     }
@@ -194,7 +196,12 @@ impl Model {
     /// The resize has returned: its size is durable.
     pub fn end_resize(&mut self) {
         let size = self.size();
+        let before = self.sizes.iter().rev().nth(1).copied().unwrap_or(size);
         self.sizes = vec![size];
+        for cell in self.cells.range_mut(before.div_ceil(SECTOR_SIZE)..).map(|(_, cell)| cell) {
+            (cell.complete, cell.doubt) = (cell.newest(), 0);
+            cell.flushed(cell.newest());
+        }
         drop(self.cells.split_off(&size.div_ceil(SECTOR_SIZE)));
         let kept = (size % SECTOR_SIZE) as usize;
         if kept != 0
@@ -282,7 +289,8 @@ impl Model {
 
     /// A hash of what was seen, sectors in doubt left out.
     pub fn fingerprint(&self, seen: &Seen) -> u64 {
-        let sure = self.sectors_of(seen).filter(|(number, _)| self.cells.get(number).is_none_or(|cell| cell.doubt == 0));
+        let sure =
+            self.sectors_of(seen).filter(|(number, _)| self.cells.get(number).is_none_or(|cell| cell.doubt == 0));
         sure.fold(seen.size, |state, (_, bytes)| {
             bytes.chunks(8).fold(mix(state, 1), |state, word| {
                 let mut padded = [0; 8];
@@ -296,7 +304,9 @@ impl Model {
     pub fn hash(&self) -> u64 {
         let sizes = self.sizes.iter().fold(3, |state, size| mix(state, *size));
         self.cells.iter().fold(sizes, |state, (number, cell)| {
-            cell.versions.iter().fold(mix(state, number << 1 | u64::from(cell.doubt > 0)), |state, v| mix(state, v.hash()))
+            cell.versions
+                .iter()
+                .fold(mix(state, number << 1 | u64::from(cell.doubt > 0)), |state, v| mix(state, v.hash()))
         })
     }
 

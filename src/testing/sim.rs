@@ -7,7 +7,9 @@
 
 use super::file::{Content, SimFile};
 use super::pending::{Pending, Remains};
+use super::sector::Sector;
 use crate::error::{Error, Result};
+use crate::limits::SECTOR_SIZE;
 use crate::storage::{FileId, LockMode, Storage};
 use crate::sync::{Mutex, MutexGuard, lock};
 use std::fmt;
@@ -172,6 +174,22 @@ impl SimDisk {
         let inner = self.inner();
         let at = inner.find(name).ok()?;
         Some(Arc::clone(&inner.files[at].cache))
+    }
+
+    /// The names of all files.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.inner().files.iter().map(|file| Arc::clone(&file.name)).collect()
+    }
+
+    /// Spoils the sector at `offset`, on the platter and in the cache.
+    pub fn rot(&self, name: &str, offset: u64) {
+        let mut inner = self.inner();
+        if let Ok(at) = inner.find(name) {
+            let file = &mut inner.files[at];
+            for content in [&mut file.durable, &mut file.cache] {
+                Arc::make_mut(content).sectors.insert(offset / SECTOR_SIZE, Sector::poison());
+            }
+        }
     }
 
     /// Makes everything durable, directory entries included: what a quiet minute does.

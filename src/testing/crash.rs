@@ -1,0 +1,415 @@
+//! Exploring a scenario: at each of its points every state that a power loss can leave is held against the laws, and
+//! from some of them the scenario goes on.
+//!
+//! A point is the start of a barrier, and the end of a guest's request. Between two barriers the states of the later
+//! point contain those of the earlier ones. A state's name is its path,
+//! `scenario/fault/POINT:CHOICES/POINT:CHOICES…`, one step for each crash; [`Explorer::replay`] walks it again.
+
+use super::choices::{every, sample};
+use super::laws::{self, Epochs, View, judge, judge_rotten, sampled};
+use super::model::Breach;
+use super::pending;
+use super::sector::mix;
+use super::sim::{Fault, SimDisk};
+use super::world::World;
+use crate::error::Result;
+use crate::sync::{Mutex, lock};
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// A story of a disk: how it begins, what happens, and what its user does after a crash.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// Its name, without a slash.
+    pub name: &'static str,
+    /// Makes the files. No crash comes here; what it leaves is durable.
+    pub setup: fn(&mut World) -> Result<()>,
+    /// What is explored.
+    pub body: fn(&mut World) -> Result<()>,
+    /// What follows a crash, or the death of the process: the same command again, or some more use.
+    pub recover: fn(&mut World) -> Result<()>,
+}
+
+/// How much of a scenario is explored.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A point of the scenario with at most this many states is walked in full.
+    pub exhaustive: u64,
+    /// Of other points this many are taken.
+    pub sample: u64,
+    /// States taken at each point of what follows a crash.
+    pub nested: u64,
+    /// One state in so many goes on after the crash.
+    pub recovery_period: u64,
+    /// Crashes in a row.
+    pub depth: u32,
+    /// Faults of each kind at most.
+    pub faults: u64,
+    /// Whether the first finding ends it.
+    pub stop_at_first: bool,
+}
+
+impl Limits {
+    /// A minute for all scenarios together.
+    pub const USUAL: Limits = Limits {
+        exhaustive: 1 << 13,
+        sample: 600,
+        nested: 24,
+        recovery_period: 400,
+        depth: 2,
+        faults: 24,
+        stop_at_first: false,
+    };
+
+    /// Everything up to 2^20 states a point.
+    pub const FULL: Limits = Limits {
+        exhaustive: 1 << 20,
+        sample: 1 << 16,
+        nested: 200,
+        recovery_period: 200,
+        depth: 3,
+        faults: u64::MAX,
+        stop_at_first: false,
+    };
+
+    /// Enough to find what leaving out a step breaks.
+    pub const SEARCH: Limits = Limits { stop_at_first: true, ..Limits::USUAL };
+}
+
+/// A state that breaks a law.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// Where it is: walks there again.
+    pub path: String,
+    /// What is wrong.
+    pub breach: Breach,
+    /// What happened up to it.
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n  {}", self.path, self.breach)?;
+        self.trace.iter().try_for_each(|line| writeln!(f, "    {line}"))
+    }
+}
+
+/// What an exploration amounted to.
+#[derive(Debug, Default, Clone)]
+pub struct Report {
+    /// Points.
+    pub points: u64,
+    /// Points all of whose states were visited.
+    pub exhaustive: u64,
+    /// States visited: subsets of what was in flight.
+    pub states: u64,
+    /// Different disks among them, each opened and read.
+    pub disks: u64,
+    /// Disks on which the scenario went on.
+    pub recoveries: u64,
+    /// Runs with a fault.
+    pub faults: u64,
+    /// What broke a law.
+    pub findings: Vec<Finding>,
+}
+
+#[derive(Default)]
+struct Tally {
+    report: Report,
+    judged: HashSet<u64>,
+    epochs: Epochs,
+}
+
+/// Explores one scenario.
+pub struct Explorer {
+    scenario: &'static Scenario,
+    limits: Limits,
+    tally: Mutex<Tally>,
+    /// What is left to walk of a path, if only that is to be seen.
+    replay: Option<Vec<(u64, Vec<u8>)>>,
+}
+
+/// One line of events: the scenario itself, or what follows one of its crashes.
+pub struct Branch {
+    pub(super) explorer: Arc<Explorer>,
+    pub(super) views: Mutex<Vec<View>>,
+    pub(super) path: String,
+    pub(super) watching: AtomicBool,
+    points: AtomicU64,
+    depth: u32,
+    /// What happened before, for a trace.
+    before: Vec<String>,
+}
+
+impl Explorer {
+    /// Explores `scenario` within `limits`.
+    pub fn explore(scenario: &'static Scenario, limits: Limits) -> Report {
+        Explorer::run(scenario, limits, None, None)
+    }
+
+    /// Walks to the state that `path` names, and reports what is wrong there. Prints what happens.
+    pub fn replay(scenarios: &[&'static Scenario], path: &str) -> Option<Report> {
+        let mut steps = path.split('/');
+        let name = steps.next()?;
+        let scenario = scenarios.iter().find(|scenario| scenario.name == name)?;
+        let fault = parse_fault(steps.next()?)?;
+        let steps: Option<Vec<(u64, Vec<u8>)>> = steps.map(parse_step).collect();
+        Some(Explorer::run(scenario, Limits::FULL, Some(fault), steps))
+    }
+
+    fn run(
+        scenario: &'static Scenario,
+        limits: Limits,
+        only: Option<Fault>,
+        replay: Option<Vec<(u64, Vec<u8>)>>,
+    ) -> Report {
+        let explorer = Arc::new(Explorer { scenario, limits, tally: Mutex::default(), replay });
+        let mut first = World::new(SimDisk::new(), explorer.branch("setup", Vec::new()));
+        match (scenario.setup)(&mut first) {
+            Ok(()) => {
+                first.disk.kill();
+                first.disk.settle();
+                match only {
+                    Some(fault) => drop(explorer.run_with(&first, fault)),
+                    None => explorer.run_all(&first),
+                }
+            }
+            Err(error) => explorer.found(&first.branch, &first.disk, Breach::new('O', format!("setup: {error}"))),
+        }
+        std::mem::take(&mut lock(&explorer.tally).report)
+    }
+
+    fn run_all(self: &Arc<Explorer>, first: &World) {
+        let (operations, syncs) = self.run_with(first, Fault::None);
+        let spread = |n: u64| {
+            let step = n.div_ceil(self.limits.faults).max(1);
+            (1..=n).step_by(step as usize)
+        };
+        let kills = spread(operations + 1).map(Fault::Kill);
+        let faults = kills.chain(spread(syncs).map(Fault::FailSync)).chain(spread(operations).map(Fault::NoSpace));
+        for fault in faults {
+            if self.stopped() {
+                return;
+            }
+            lock(&self.tally).report.faults += 1;
+            self.run_with(first, fault);
+        }
+    }
+
+    /// Runs the scenario with a fault; operations and barriers of its body.
+    fn run_with(self: &Arc<Explorer>, first: &World, fault: Fault) -> (u64, u64) {
+        let branch = self.branch(&fault_name(fault), lock(&first.branch.views).clone());
+        let mut world = World::new(first.disk.fork(), branch);
+        world.disk.arm(fault);
+        world.branch.watching.store(fault == Fault::None, Ordering::Relaxed);
+        let result = (self.scenario.body)(&mut world);
+        let counted = world.disk.counted();
+        let fired = world.disk.fired();
+        world.disk.arm(Fault::None);
+        if let Err(error) = result
+            && !fired
+        {
+            self.found(&world.branch, &world.disk, Breach::new('O', format!("the scenario fails: {error}")));
+        }
+        if fault == Fault::None {
+            world.point();
+            return counted;
+        }
+        if matches!(fault, Fault::FailSync(_)) && fired {
+            lock(&world.branch.views).iter_mut().for_each(|view| view.model.doubt());
+        }
+        world.branch.watching.store(true, Ordering::Relaxed);
+        world.point();
+        world.disk.kill();
+        world.disk.note("the process is dead; another begins", 0..0);
+        self.go_on(&mut world, false);
+        counted
+    }
+
+    /// What follows a crash or a death, from the state that `world` is in.
+    fn go_on(self: &Arc<Explorer>, world: &mut World, durable: bool) {
+        let views = lock(&world.branch.views).clone();
+        let seen = judge(&world.disk, &views, &mut lock(&self.tally).epochs);
+        match seen {
+            Ok(seen) => {
+                let mut views = lock(&world.branch.views);
+                for (view, seen) in views.iter_mut().zip(seen) {
+                    if let Some(seen) = seen {
+                        view.model.adopt(&seen, durable);
+                    }
+                }
+            }
+            Err(breach) => return self.found(&world.branch, &world.disk, breach),
+        }
+        if let Err(error) = (self.scenario.recover)(world) {
+            let breach = Breach::new('R', format!("going on fails: {error}"));
+            return self.found(&world.branch, &world.disk, breach);
+        }
+        world.point();
+    }
+
+    fn branch(self: &Arc<Explorer>, step: &str, views: Vec<View>) -> Arc<Branch> {
+        Arc::new(Branch {
+            explorer: Arc::clone(self),
+            views: Mutex::new(views),
+            path: format!("{}/{step}", self.scenario.name),
+            watching: AtomicBool::new(false),
+            points: AtomicU64::new(0),
+            depth: 0,
+            before: Vec::new(),
+        })
+    }
+
+    fn stopped(&self) -> bool {
+        self.limits.stop_at_first && !lock(&self.tally).report.findings.is_empty()
+    }
+
+    pub(super) fn found(&self, branch: &Branch, disk: &SimDisk, breach: Breach) {
+        let trace = branch.trace(disk);
+        lock(&self.tally).report.findings.push(Finding { path: branch.path.clone(), breach, trace });
+    }
+
+    /// Explores the states that a power loss would leave now.
+    pub(super) fn point(self: &Arc<Explorer>, branch: &Branch, disk: &SimDisk) {
+        if !branch.watching.load(Ordering::Relaxed) || self.stopped() {
+            return;
+        }
+        let number = branch.points.fetch_add(1, Ordering::Relaxed);
+        let pending = disk.pending();
+        let views = lock(&branch.views).clone();
+        let point =
+            Point { explorer: self, branch, disk, number, pending: &pending, views: &views, hash: laws::hash(&views) };
+        let of = pending.choices();
+        if let Some(steps) = &self.replay {
+            match steps.get(branch.depth as usize) {
+                Some((at, choices)) if *at == number && choices.len() == of.len() => drop(point.visit(choices)),
+                _ => {}
+            }
+            return;
+        }
+        let states = pending.states().unwrap_or(u64::MAX);
+        let exhaustive =
+            if branch.depth == 0 && branch.is_body() { self.limits.exhaustive } else { self.limits.nested };
+        lock(&self.tally).report.points += 1;
+        if states <= exhaustive {
+            lock(&self.tally).report.exhaustive += 1;
+            every(of, |choices| point.visit(choices));
+        } else {
+            let count = exhaustive.min(self.limits.sample);
+            sample(of, count, mix(seed_of(&branch.path), number), |choices| point.visit(choices));
+        }
+    }
+}
+
+struct Point<'a> {
+    explorer: &'a Arc<Explorer>,
+    branch: &'a Branch,
+    disk: &'a SimDisk,
+    number: u64,
+    pending: &'a pending::Pending,
+    views: &'a [View],
+    hash: u64,
+}
+
+impl Point<'_> {
+    /// Judges one state. False ends the walk.
+    fn visit(&self, choices: &[u8]) -> bool {
+        let remains = self.pending.apply(choices);
+        let key = mix(pending::hash(&remains), self.hash);
+        {
+            let mut tally = lock(&self.explorer.tally);
+            tally.report.states += 1;
+            if !tally.judged.insert(key) {
+                return true;
+            }
+            tally.report.disks += 1;
+        }
+        let disk = SimDisk::after(&remains);
+        let judged = judge(&disk, self.views, &mut lock(&self.explorer.tally).epochs);
+        let judged = judged.and_then(|seen| judge_rotten(&disk, self.views).map(|()| seen));
+        if let Err(breach) = judged {
+            self.explorer.found(&self.crashed(choices), &SimDisk::new(), breach);
+            return !self.explorer.limits.stop_at_first;
+        }
+        let limits = &self.explorer.limits;
+        let deeper =
+            self.branch.depth < limits.depth && sampled(key, limits.recovery_period << (2 * self.branch.depth));
+        if deeper || self.explorer.replay.is_some() {
+            lock(&self.explorer.tally).report.recoveries += 1;
+            let branch = self.crashed(choices);
+            branch.watching.store(true, Ordering::Relaxed);
+            self.explorer.go_on(&mut World::new(disk, Arc::new(branch)), true);
+        }
+        !self.explorer.stopped()
+    }
+
+    /// The branch that begins with the state.
+    fn crashed(&self, choices: &[u8]) -> Branch {
+        let mut before = self.branch.trace(self.disk);
+        before.push("POWER LOSS".into());
+        before.extend(self.pending.describe(choices).into_iter().map(|line| format!("  {line}")));
+        let digits: Vec<String> = choices.iter().map(u8::to_string).collect();
+        Branch {
+            explorer: Arc::clone(self.explorer),
+            views: Mutex::new(self.views.to_vec()),
+            path: format!("{}/{}:{}", self.branch.path, self.number, digits.join(".")),
+            watching: AtomicBool::new(false),
+            points: AtomicU64::new(0),
+            depth: self.branch.depth + 1,
+            before,
+        }
+    }
+}
+
+impl Branch {
+    fn trace(&self, disk: &SimDisk) -> Vec<String> {
+        self.before.iter().cloned().chain(disk.events().iter().map(ToString::to_string)).collect()
+    }
+
+    fn is_body(&self) -> bool {
+        self.path.ends_with("/none")
+    }
+
+    /// Contents that the branch writes are numbered from here: the first digits tell the crash they came after.
+    pub(super) fn first_number(&self) -> u64 {
+        1 + 1000 * u64::from(self.depth)
+    }
+
+    /// What tells this branch's random bytes from those of others.
+    pub(super) fn seed(&self) -> u64 {
+        seed_of(&self.path)
+    }
+}
+
+fn seed_of(path: &str) -> u64 {
+    path.bytes().fold(0x11, |state, byte| mix(state, u64::from(byte)))
+}
+
+fn fault_name(fault: Fault) -> String {
+    match fault {
+        Fault::None => "none".into(),
+        Fault::Kill(n) => format!("kill{n}"),
+        Fault::FailSync(n) => format!("eio{n}"),
+        Fault::NoSpace(n) => format!("full{n}"),
+    }
+}
+
+fn parse_fault(name: &str) -> Option<Fault> {
+    let number = |prefix: &str| name.strip_prefix(prefix)?.parse().ok();
+    match name {
+        "none" => Some(Fault::None),
+        _ => number("kill")
+            .map(Fault::Kill)
+            .or_else(|| number("eio").map(Fault::FailSync))
+            .or_else(|| number("full").map(Fault::NoSpace)),
+    }
+}
+
+fn parse_step(step: &str) -> Option<(u64, Vec<u8>)> {
+    let (number, choices) = step.split_once(':')?;
+    let choices: Option<Vec<u8>> =
+        choices.split('.').filter(|digit| !digit.is_empty()).map(|digit| digit.parse().ok()).collect();
+    Some((number.parse().ok()?, choices?))
+}

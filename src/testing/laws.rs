@@ -1,0 +1,155 @@
+//! What holds in every state that a crash leaves: the laws R, O and E.
+
+use super::choices::Random;
+use super::model::{Breach, Model, Seen};
+use super::sector::mix;
+use super::sim::SimDisk;
+use crate::device::BlockDevice;
+use crate::error::Result;
+use crate::format::{Header, State, Uuid};
+use crate::limits::SLOT_SIZE;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A disk opened for looking.
+#[derive(Debug)]
+pub struct Opened {
+    /// What a guest would see.
+    pub device: Arc<dyn BlockDevice>,
+    /// The header of the file whose content that is, if it has one.
+    pub header: Option<Arc<Header>>,
+}
+
+/// More than any header in a scenario has.
+const HEADER_BYTES: usize = 4096;
+
+/// Opens a disk for reading alone.
+pub type Open = fn(&SimDisk) -> Result<Opened>;
+
+/// A disk that users of the scenario may open, and what they may expect.
+#[derive(Clone)]
+pub struct View {
+    /// Its name in messages.
+    pub name: &'static str,
+    /// How it is opened.
+    pub open: Open,
+    /// What may be read.
+    pub model: Model,
+    /// Whether it must open. What was not promised yet may be missing or refused, but never wrong.
+    pub required: bool,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("name", &self.name).field("required", &self.required).finish()
+    }
+}
+
+/// What is known of the contents that epochs name, over all states of a scenario.
+#[derive(Debug, Default)]
+pub struct Epochs(HashMap<(Uuid, Uuid), Named>);
+
+#[derive(Debug)]
+struct Named {
+    content: u64,
+    /// A second content was seen.
+    several: bool,
+    /// Somebody may rely on the epoch: it was seen in a closed or filling file, or a child names it.
+    sealed: bool,
+}
+
+impl Epochs {
+    /// Law E: takes in a content under its epoch.
+    fn note(&mut self, header: &Header, content: u64, sealed: bool) -> std::result::Result<(), Breach> {
+        let named = self.0.entry((header.uuid, header.epoch)).or_insert(Named { content, several: false, sealed });
+        named.several |= named.content != content;
+        named.sealed |= sealed;
+        if named.several && named.sealed {
+            let what = format!("epoch {} of {} names more than one content", header.epoch, header.uuid);
+            return Err(Breach::new('E', what));
+        }
+        Ok(())
+    }
+}
+
+/// Holds one state of the disk against the laws. What each view was seen to hold, in their order; `None` for one that
+/// was not promised and does not open.
+pub fn judge(disk: &SimDisk, views: &[View], epochs: &mut Epochs) -> std::result::Result<Vec<Option<Seen>>, Breach> {
+    let mut seen = Vec::with_capacity(views.len());
+    let mut headers: Vec<(Arc<Header>, u64)> = Vec::new();
+    for view in views {
+        let opened = match (view.open)(disk) {
+            Ok(opened) => opened,
+            Err(error) if view.required => {
+                return Err(Breach::new('R', format!("{} does not open: {error}", view.name)));
+            }
+            Err(_) => {
+                seen.push(None);
+                continue;
+            }
+        };
+        let content = view.model.check(&*opened.device).map_err(|breach| named(view, breach))?;
+        if let Some(header) = opened.header {
+            headers.push((header, view.model.fingerprint(&content)));
+        }
+        seen.push(Some(content));
+    }
+    for (header, content) in &headers {
+        let links = headers.iter().filter_map(|(child, _)| child.parent.as_ref()?.identity);
+        let named_by_child = links.into_iter().any(|id| (id.uuid, id.epoch) == (header.uuid, header.epoch));
+        let sealed = header.state != State::Writing || named_by_child;
+        epochs.note(header, *content, sealed)?;
+    }
+    match disk.written_read_only() {
+        true => Err(Breach::new('R', "opening for reading wrote")),
+        false => Ok(seen),
+    }
+}
+
+fn named(view: &View, breach: Breach) -> Breach {
+    Breach::new(breach.law, format!("{}: {}", view.name, breach.what))
+}
+
+/// Rot on top of a crash: with the newest header slot of a file gone, what still opens is still right. (Law E may
+/// break then, and an open may be refused: stated limits.)
+pub fn judge_rotten(disk: &SimDisk, views: &[View]) -> std::result::Result<(), Breach> {
+    for name in disk.names() {
+        let Some(slot) = newest_slot(disk, &name) else { continue };
+        let rotten = disk.fork();
+        rotten.rot(&name, slot * SLOT_SIZE);
+        for view in views {
+            let Ok(opened) = (view.open)(&rotten) else { continue };
+            let size = opened.device.size().min(view.model.size());
+            view.model.check_content(&*opened.device, size).map_err(|breach| {
+                Breach::new(
+                    breach.law,
+                    format!("{} with the newest header of {name} rotten: {}", view.name, breach.what),
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The slot with the higher sequence number, if both are whole.
+fn newest_slot(disk: &SimDisk, name: &str) -> Option<u64> {
+    let content = disk.cached(name)?;
+    let slots = [0, 1].map(|slot| {
+        let mut bytes = [0; HEADER_BYTES];
+        content.read(&mut bytes, slot * SLOT_SIZE);
+        Header::decode(&bytes).map(|header| header.sequence)
+    });
+    let [Ok(first), Ok(second)] = slots else { return None };
+    (first != second).then_some(u64::from(second > first))
+}
+
+/// A hash of what is expected, for telling apart states that were already judged.
+pub fn hash(views: &[View]) -> u64 {
+    views.iter().fold(5, |state, view| mix(mix(state, view.model.hash()), u64::from(view.required)))
+}
+
+/// Whether a state with this hash belongs to a sample of one in `period`.
+pub fn sampled(hash: u64, period: u64) -> bool {
+    period != 0 && Random(hash).below(period) == 0
+}

@@ -1,0 +1,177 @@
+//! What a scenario is written in: a guest whose requests the models follow.
+
+use super::crash::Branch;
+use super::host::SimHost;
+use super::laws::{Open, View};
+use super::model::{Breach, Model};
+use super::sector::Sector;
+use super::sim::SimDisk;
+use crate::device::BlockDevice;
+use crate::error::Result;
+use crate::limits::SECTOR_SIZE;
+use crate::sync::lock;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One line of events: a disk, and what its users may expect of it.
+pub struct World {
+    /// The files.
+    pub disk: SimDisk,
+    /// Time and random bytes.
+    pub host: Arc<SimHost>,
+    pub(super) branch: Arc<Branch>,
+    written: Arc<AtomicU64>,
+}
+
+impl World {
+    pub(super) fn new(disk: SimDisk, branch: Arc<Branch>) -> World {
+        let host = Arc::new(SimHost::new(branch.seed()));
+        let observed = Arc::downgrade(&branch);
+        disk.observe(Some(Arc::new(move |disk: &SimDisk| {
+            if let Some(branch) = observed.upgrade() {
+                branch.explorer.point(&branch, disk);
+            }
+        })));
+        let written = Arc::new(AtomicU64::new(branch.first_number()));
+        World { disk, host, branch, written }
+    }
+
+    /// A disk that may be opened from now on. With `required` it must open.
+    pub fn view(&mut self, name: &'static str, open: Open, model: Model, required: bool) {
+        let mut views = lock(&self.branch.views);
+        views.retain(|view| view.name != name);
+        views.push(View { name, open, model, required });
+    }
+
+    /// Promises that the view opens from now on.
+    pub fn promise(&mut self, name: &str) {
+        self.with(name, |view| view.required = true);
+    }
+
+    /// Nobody opens the view any more.
+    pub fn forget(&mut self, name: &str) {
+        lock(&self.branch.views).retain(|view| view.name != name);
+    }
+
+    /// What is expected of a view.
+    pub fn model(&self, name: &str) -> Option<Model> {
+        lock(&self.branch.views).iter().find(|view| view.name == name).map(|view| view.model.clone())
+    }
+
+    fn with<T>(&self, name: &str, act: impl FnOnce(&mut View) -> T) -> T {
+        let mut views = lock(&self.branch.views);
+        act(views.iter_mut().find(|view| view.name == name).unwrap_or_else(|| panic!("no view {name}")))
+    }
+
+    /// A point of the exploration.
+    pub fn point(&self) {
+        self.branch.explorer.point(&self.branch, &self.disk);
+    }
+
+    /// Bytes that were never written before.
+    fn fresh(written: &AtomicU64, range: &Range<u64>) -> Vec<u8> {
+        let sectors = range.start / SECTOR_SIZE..range.end.div_ceil(SECTOR_SIZE);
+        let mut bytes = Vec::new();
+        for _ in sectors.clone() {
+            bytes.extend_from_slice(Sector::numbered(written.fetch_add(1, Ordering::Relaxed)).bytes());
+        }
+        let skip = (range.start - sectors.start * SECTOR_SIZE) as usize;
+        bytes[skip..skip + (range.end - range.start) as usize].to_vec()
+    }
+
+    /// The guest of `view` writes.
+    pub fn write(&mut self, view: &str, device: &dyn BlockDevice, range: Range<u64>) -> Result<()> {
+        self.disk.note("guest writes", range.clone());
+        let data = World::fresh(&self.written, &range);
+        let ticket = self.with(view, |view| view.model.begin_write(&data, range.start));
+        device.write_at(&data, range.start)?;
+        self.with(view, |view| view.model.end_write(ticket));
+        self.point();
+        Ok(())
+    }
+
+    /// The guest of `view` will write inside the `nth` barrier from now: it is not covered by that barrier.
+    pub fn write_inside(&mut self, nth: u64, view: &'static str, device: &Arc<dyn BlockDevice>, range: Range<u64>) {
+        let (branch, written, disk) = (Arc::clone(&self.branch), Arc::clone(&self.written), self.disk.clone());
+        let device = Arc::clone(device);
+        self.disk.inside_sync(
+            nth,
+            Box::new(move || {
+                disk.note("guest writes inside the barrier", range.clone());
+                let world = World { disk: disk.clone(), host: Arc::new(SimHost::new(0)), branch, written };
+                let data = World::fresh(&world.written, &range);
+                let ticket = world.with(view, |view| view.model.begin_write(&data, range.start));
+                if device.write_at(&data, range.start).is_ok() {
+                    world.with(view, |view| view.model.end_write(ticket));
+                }
+            }),
+        );
+    }
+
+    /// The guest of `view` zeroes.
+    pub fn zero(&mut self, view: &str, device: &dyn BlockDevice, range: Range<u64>, unmap: bool) -> Result<()> {
+        self.disk.note("guest zeroes", range.clone());
+        let zeros = vec![0; (range.end - range.start) as usize];
+        let ticket = self.with(view, |view| view.model.begin_write(&zeros, range.start));
+        device.write_zeroes(range, unmap)?;
+        self.with(view, |view| view.model.end_write(ticket));
+        self.point();
+        Ok(())
+    }
+
+    /// The guest of `view` discards.
+    pub fn discard(&mut self, view: &str, device: &dyn BlockDevice, range: Range<u64>) -> Result<()> {
+        self.disk.note("guest discards", range.clone());
+        let zeros = vec![0; (range.end - range.start) as usize];
+        let ticket = self.with(view, |view| view.model.begin_write(&zeros, range.start));
+        device.discard(range)?;
+        let settled = self.with(view, |view| view.model.end_discard(device, ticket))?;
+        self.report(settled);
+        self.point();
+        Ok(())
+    }
+
+    /// The guest of `view` flushes.
+    pub fn flush(&mut self, view: &str, device: &dyn BlockDevice) -> Result<()> {
+        self.disk.note("guest flushes", 0..0);
+        let ticket = self.with(view, |view| view.model.begin_flush());
+        device.flush()?;
+        self.with(view, |view| view.model.end_flush(ticket));
+        self.disk.note("flushed", 0..0);
+        self.point();
+        Ok(())
+    }
+
+    /// The guest's disk is resized by `act`.
+    pub fn resize(&mut self, view: &str, size: u64, act: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.disk.note("resize", size..size + 1);
+        self.with(view, |view| view.model.begin_resize(size));
+        act()?;
+        self.with(view, |view| view.model.end_resize());
+        self.point();
+        Ok(())
+    }
+
+    /// Something ends after which all that was written is durable, as after a flush.
+    pub fn durable<T>(&mut self, view: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let ticket = self.with(view, |view| view.model.begin_flush());
+        let result = act()?;
+        self.with(view, |view| view.model.end_flush(ticket));
+        self.point();
+        Ok(result)
+    }
+
+    /// The guest of `view` reads all of its disk, which must be as the model says now.
+    pub fn read(&mut self, view: &str, device: &dyn BlockDevice) {
+        let checked = self.with(view, |view| view.model.check(device));
+        self.report(checked.map(drop));
+    }
+
+    /// Takes note of a breach.
+    pub fn report(&mut self, result: std::result::Result<(), Breach>) {
+        if let Err(breach) = result {
+            self.branch.explorer.found(&self.branch, &self.disk, breach);
+        }
+    }
+}
