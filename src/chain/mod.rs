@@ -3,17 +3,20 @@
 //! | file | what |
 //! |---|---|
 //! | `policy` | which files the parents may be: the caller's word, never the image's |
+//! | `directories` | parents by their hints, within directories that the caller allows |
 //! | `raw` | raw files and block devices as layers |
 //! | `layer` | one layer, whatever its format |
 //! | `open` | opening a chain layer by layer, and what is checked at each link |
 //! | `holder` | which layer holds a stretch of the disk |
 
+mod directories;
 mod holder;
 mod layer;
 mod open;
 mod policy;
 mod raw;
 
+pub use directories::ParentsInDirectories;
 pub use holder::{Holder, holder};
 pub use layer::Layer;
 pub use open::ChainOptions;
