@@ -3,38 +3,54 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes, as in `20G`, `512`, `1.5M`: powers of 1024, the suffixes of qemu-img.
+/// A number of bytes, as in `20G`, `512`, `1.5M`, `0x200`: powers of 1024, the suffixes of qemu-img.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 /// The text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a size: a number, with one of B, K, M, G, T, P or E behind it")]
+#[error("'{0}' is not a size: a number, with one of B, K, M, G, T, P or E behind it, below 16E")]
 pub struct SizeError(String);
 
 impl Size {
-    /// Reads a size. A fraction needs a suffix; what is left of a byte is refused.
+    /// Reads a size as qemu-img does: a fraction needs a suffix, and what it leaves of a byte is dropped.
+    ///
+    /// `20GiB` is understood too; `20GB` is not, because it means another number.
+    ///
+    /// # Errors
+    /// For anything else, and for what does not fit 64 bits.
     pub fn parse(text: &str) -> Result<Size, SizeError> {
-        let error = || SizeError(text.to_owned());
-        let (number, shift) = match text.char_indices().next_back() {
-            Some((at, suffix)) if suffix.is_ascii_alphabetic() => {
-                let power = "BKMGTPE".find(suffix.to_ascii_uppercase()).ok_or_else(error)?;
-                (&text[..at], 10 * power as u32)
+        let bytes = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                u64::from_str_radix(digits, 16).ok()
             }
-            _ => (text, 0),
+            Some(_) => None,
+            None => decimal(text),
         };
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()) && part.len() <= 20;
-        if whole.is_empty() || !digits(whole) || !digits(fraction) || number.ends_with('.') {
-            return Err(error());
-        }
-        let unit = 1u128 << shift;
-        let scale = 10u128.pow(fraction.len() as u32);
-        let part: u128 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| error())? };
-        let bytes = whole.parse::<u128>().map_err(|_| error())?.checked_mul(unit).ok_or_else(error)?;
-        let part = part.checked_mul(unit).filter(|part| part.is_multiple_of(scale)).ok_or_else(error)? / scale;
-        u64::try_from(bytes + part).map(Size).map_err(|_| error())
+        bytes.map(Size).ok_or_else(|| SizeError(text.to_owned()))
     }
+}
+
+fn decimal(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let shift = match unit.as_bytes() {
+        [] => 0,
+        [letter] | [letter, b'i', b'B'] => 10 * "BKMGTPE".find(letter.to_ascii_uppercase() as char)?,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let bare = shift == 0 && number.contains('.');
+    let digits = whole.len() + fraction.len() > 0 && fraction.bytes().all(|digit| digit.is_ascii_digit());
+    if bare || !digits || (shift == 0 && unit.len() > 1) {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    // Digits past the eighteenth are worth less than a byte, or as good as.
+    let (part, scale) = fraction
+        .bytes()
+        .take(18)
+        .fold((0u128, 1u128), |(part, scale), digit| (part * 10 + u128::from(digit - b'0'), scale * 10));
+    whole.checked_mul(1 << shift)?.checked_add(((part << shift) / scale) as u64)
 }
 
 impl FromStr for Size {
@@ -63,12 +79,51 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_qemu_img_reads_them() {
-        for (text, bytes) in
-            [("0", 0), ("512", 512), ("1k", 1024), ("20G", 20 << 30), ("1.5M", 3 << 19), ("7E", 7 << 60)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("512b", 512),
+            ("0x100000", 1 << 20),
+            ("1k", 1024),
+            ("20G", 20 << 30),
+            ("20GiB", 20 << 30),
+            ("1.5M", 3 << 19),
+            (".5k", 512),
+            ("1.k", 1024),
+            ("0.1k", 102),
+            ("7E", 7 << 60),
+            ("18446744073709551615", u64::MAX),
+        ] {
             assert_eq!(Size::parse(text), Ok(Size(bytes)), "{text}");
         }
-        for text in ["", "G", "-1", "1.", ".5K", "1.3", "16E", "1X", "1.0000001K", "99999999999999999999999", "1é"] {
+        assert!(Size::parse(&format!("15.{}E", "9".repeat(60))).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in [
+            "",
+            "G",
+            ".",
+            ".k",
+            "-1",
+            "+1",
+            "1.5",
+            "1.5B",
+            "1BiB",
+            "1GB",
+            "1e6",
+            "1.2.3G",
+            "0x",
+            "0xg",
+            "0x1k",
+            "1 G",
+            "1X",
+            "16E",
+            "1é",
+            "99999999999999999999999",
+            "0x10000000000000000",
+        ] {
             assert!(Size::parse(text).is_err(), "{text}");
         }
     }
