@@ -8,12 +8,14 @@
 //! | [`sim`], [`host`] | a simulated disk of several files, with faults; its time and random bytes |
 //! | [`model`] | what each sector of a disk may hold |
 //! | [`laws`] | what holds in every state |
+//! | [`hostile`] | files made to be opened |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 
 pub mod choices;
 pub mod crash;
 pub mod file;
 pub mod host;
+pub mod hostile;
 pub mod laws;
 pub mod model;
 pub mod pending;

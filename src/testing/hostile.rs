@@ -1,0 +1,304 @@
+//! Files that somebody made to be opened: any bytes, opened, read, checked and written to.
+//!
+//! A file is described by few bytes, so that a fuzzer can hold it: [`expand`] makes the file, [`pack`] describes one.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | knobs: 1 makes header checksums right, 2 copies slot 0 to slot 1, 4 seals the sectors of sections |
+//! | 8 | length of the file |
+//! | 4, 2, n | a piece: number of its first sector of 512 bytes, its length n, its bytes; again and again |
+
+use crate::chain::RawDevice;
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
+use crate::format::{
+    BITS_PER_SECTOR, Chosen, Flaw, Header, Kind, RawRecord, SectorState, State, check_sector, choose, fix_checksum,
+    seal,
+};
+use crate::image::{Image, OpenOptions};
+use crate::limits::{MAX_OFFSET, SECTOR_SIZE, SLOT_SIZE, SLOTS_END};
+use crate::storage::{MemoryStorage, Storage};
+use crate::testing::host::SimHost;
+use std::ops::Range;
+use std::sync::Arc;
+
+const FIX_CHECKSUMS: u8 = 1;
+const EQUAL_SLOTS: u8 = 2;
+const SEAL_SECTORS: u8 = 4;
+
+/// A disk with more blocks is not walked from end to end.
+const MOST_BLOCKS: u64 = 1 << 20;
+/// Bytes that are looked at in one place.
+const PROBE: u64 = 700;
+
+/// Opens, reads, checks and changes the file that `input` describes.
+///
+/// # Panics
+/// If a file is read as something else than it says, or a changed file is not what it should be.
+pub fn open(input: &[u8]) {
+    let (file, places) = expand(input);
+    let Ok(chosen) = read_slots(&file) else {
+        let refused = Image::open(Arc::new(file), Arc::new(SimHost::new(1)), &OpenOptions::default());
+        assert!(refused.is_err(), "a file without a header opened");
+        return;
+    };
+    let canonical = chosen.header.encode().expect("what was accepted can be written");
+    let length = u32::from_le_bytes([canonical[12], canonical[13], canonical[14], canonical[15]]) as usize;
+    assert_eq!(canonical[..length], chosen.bytes[..length], "one header has one form");
+    let subject = Subject::new(file, chosen.header, &places);
+    if let Ok(image) = subject.open(false) {
+        subject.examine(&image);
+        subject.change();
+    }
+}
+
+/// The file that `input` describes, and the offsets where it has pieces.
+pub fn expand(input: &[u8]) -> (MemoryStorage, Vec<u64>) {
+    let file = MemoryStorage::new("hostile");
+    let (knobs, rest) = input.split_first().map_or((0, input), |(knobs, rest)| (*knobs, rest));
+    let (size, mut rest) = rest.split_first_chunk().unwrap_or((&[0; 8], rest));
+    let size = u64::from_le_bytes(*size) % (MAX_OFFSET + 1);
+    let mut places = Vec::new();
+    while let Some(([s0, s1, s2, s3, l0, l1], after)) = rest.split_first_chunk() {
+        let offset = u64::from(u32::from_le_bytes([*s0, *s1, *s2, *s3])) * SECTOR_SIZE;
+        let length = usize::from(u16::from_le_bytes([*l0, *l1])).min(after.len());
+        put(&file, &after[..length], offset);
+        places.push(offset);
+        rest = &after[length..];
+    }
+    file.set_size(size).expect("memory has any size");
+    if knobs & FIX_CHECKSUMS != 0 {
+        (0..2).for_each(|slot| change_slot(&file, slot * SLOT_SIZE, fix_checksum));
+    }
+    if knobs & EQUAL_SLOTS != 0 {
+        let first = get(&file, 0..SLOT_SIZE);
+        change_slot(&file, SLOT_SIZE, |slot| slot.copy_from_slice(&first));
+    }
+    if knobs & SEAL_SECTORS != 0
+        && let Ok(chosen) = read_slots(&file)
+    {
+        places.iter().for_each(|&place| seal_sector(&file, &chosen.header, place));
+    }
+    (file, places)
+}
+
+/// Describes the file with these bytes.
+pub fn pack(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0];
+    out.extend((bytes.len() as u64).to_le_bytes());
+    for (number, sector) in bytes.chunks(SECTOR_SIZE as usize).enumerate() {
+        if sector.iter().any(|&byte| byte != 0) {
+            out.extend((number as u32).to_le_bytes());
+            out.extend((sector.len() as u16).to_le_bytes());
+            out.extend(sector);
+        }
+    }
+    out
+}
+
+fn get(file: &MemoryStorage, range: Range<u64>) -> Vec<u8> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    file.read_at(&mut bytes, range.start).expect("memory is read");
+    bytes
+}
+
+fn put(file: &MemoryStorage, bytes: &[u8], offset: u64) {
+    file.write_at(bytes, offset).expect("memory is written");
+}
+
+/// Changes a header slot, unless the file ends before it does.
+fn change_slot(file: &MemoryStorage, offset: u64, change: impl FnOnce(&mut [u8])) {
+    if file.size().is_ok_and(|size| size >= offset + SLOT_SIZE) {
+        let mut slot = get(file, offset..offset + SLOT_SIZE);
+        change(&mut slot);
+        put(file, &slot, offset);
+    }
+}
+
+/// Makes the seal right of the sector at `place`, if it is a section's.
+fn seal_sector(file: &MemoryStorage, header: &Header, place: u64) {
+    let Some(section) = header.sections.iter().find(|section| section.range().contains(&place)) else { return };
+    let mut sector: [u8; 512] = get(file, place..place + SECTOR_SIZE).try_into().expect("a sector");
+    seal(&mut sector, section.id, (place - section.offset) / SECTOR_SIZE);
+    put(file, &sector, place);
+}
+
+fn read_slots(file: &MemoryStorage) -> std::result::Result<Chosen, Flaw> {
+    let slots = get(file, 0..SLOTS_END);
+    choose(&slots[..SLOT_SIZE as usize], &slots[SLOT_SIZE as usize..])
+}
+
+/// A file with a header, and what it needs to be opened.
+struct Subject {
+    header: Header,
+    file: Arc<MemoryStorage>,
+    /// The file itself, or the volume that it serves.
+    data: Arc<MemoryStorage>,
+    below: Arc<MemoryStorage>,
+    /// Parts of the disk that are looked at.
+    probes: Vec<Range<u64>>,
+    /// Offsets in the file that hold something.
+    places: Vec<u64>,
+}
+
+impl Subject {
+    fn new(file: MemoryStorage, header: Header, places: &[u64]) -> Subject {
+        let file = Arc::new(file);
+        let data = match header.host {
+            None => file.clone(),
+            Some(host) => {
+                let volume = MemoryStorage::new("volume");
+                volume.set_size(host.length).expect("memory has any size");
+                Arc::new(volume)
+            }
+        };
+        let below = MemoryStorage::new("below");
+        let visible = header.parent.as_ref().map_or(0, |parent| parent.visible_length);
+        let probes = probes(&header, visible, places);
+        probes.iter().for_each(|probe| put(&below, &[0xbe; PROBE as usize], probe.start));
+        below.set_size(visible).expect("memory has any size");
+        Subject { header, file, data, below: Arc::new(below), probes, places: places.to_vec() }
+    }
+
+    fn open(&self, write: bool) -> Result<Image> {
+        let options = OpenOptions { write, ignore_marks: true, ..OpenOptions::default() };
+        let host = Arc::new(SimHost::new(u64::from(write)));
+        let image = match self.header.kind {
+            Kind::Image => Image::open(self.file.clone(), host, &options)?,
+            Kind::Sidecar => Image::open_sidecar(self.file.clone(), self.data.clone(), host, &options)?,
+        };
+        if self.header.parent.is_some() {
+            image.set_below(Some(Arc::new(RawDevice::new(self.below.clone(), false)?)));
+        }
+        Ok(image)
+    }
+
+    /// Everything that reading offers.
+    fn examine(&self, image: &Image) {
+        assert_eq!(image.size(), self.header.virtual_size);
+        for probe in &self.probes {
+            let (read, expected) = (read(image, probe), self.naive(probe));
+            assert_eq!(read.ok(), expected, "bytes {probe:?}");
+        }
+        if image.size() / image.granule() <= MOST_BLOCKS {
+            let report = image.check().expect("memory is read");
+            assert!(report.present_blocks <= report.total_blocks);
+        }
+        let mut at = 0;
+        for _ in 0..64 {
+            let Ok(extent) = image.extent(at, image.size()) else { break };
+            assert_eq!(extent.range.start, at);
+            assert!(extent.range.end <= image.size() && (extent.range.end > at || at == image.size()));
+            at = extent.range.end;
+        }
+    }
+
+    /// The bytes of `range` by the words of the specification alone; `None` where a seal is broken (PAG-04).
+    fn naive(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        let offset = self.header.data_offset + range.start;
+        let mut bytes = get(&self.data, offset..offset + (range.end - range.start));
+        let below = get(&self.below, range.clone());
+        let Some(section) = self.header.allocation() else { return Some(bytes) };
+        let mut last = None;
+        for (at, (byte, lower)) in range.clone().zip(bytes.iter_mut().zip(below)) {
+            let bit = at / section.granule();
+            let present = match last {
+                Some((known, present)) if known == bit => present,
+                _ => self.naive_bit(bit)?,
+            };
+            last = Some((bit, present));
+            *byte = if present { *byte } else { lower };
+        }
+        Some(bytes)
+    }
+
+    fn naive_bit(&self, bit: u64) -> Option<bool> {
+        let section = self.header.allocation()?;
+        let (index, within) = (bit / BITS_PER_SECTOR, bit % BITS_PER_SECTOR);
+        let place = section.offset + index * SECTOR_SIZE;
+        let sector: [u8; 512] = get(&self.file, place..place + SECTOR_SIZE).try_into().expect("a sector");
+        match check_sector(&sector, section.id, index) {
+            SectorState::Bad => None,
+            _ => Some(sector[(within / 8) as usize] >> (within % 8) & 1 == 1),
+        }
+    }
+
+    /// Writes to it, closes it, and looks again.
+    fn change(mut self) {
+        let Ok(image) = self.open(true) else { return };
+        let kept = self.strange();
+        let mut expected: Vec<_> = self.probes.iter().map(|probe| read(&image, probe).ok()).collect();
+        let mut done = true;
+        for (number, target) in self.probes.iter().enumerate().take(4) {
+            let result = match number % 2 {
+                0 => image.write_at(&[0xaa; PROBE as usize][..(target.end - target.start) as usize], target.start),
+                _ => image.write_zeroes(target.clone(), true),
+            };
+            match result {
+                Ok(()) => {
+                    self.probes.iter().zip(&mut expected).for_each(|(probe, bytes)| {
+                        let value = if number % 2 == 0 { 0xaa } else { 0 };
+                        overwrite(probe, bytes, target, value);
+                    });
+                }
+                Err(error) => {
+                    // What a refused write left of its range is open; the broken sector is why.
+                    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+                    done = false;
+                }
+            }
+        }
+        // The last sequence numbers leave no room for another header.
+        if image.close().is_err() {
+            return;
+        }
+        drop(image);
+        self.header = read_slots(&self.file).expect("a closed file has a header").header;
+        assert_eq!(self.strange(), kept, "what is not known is kept");
+        let image = self.open(false).expect("a closed file opens");
+        self.examine(&image);
+        if done {
+            let again: Vec<_> = self.probes.iter().map(|probe| read(&image, probe).ok()).collect();
+            assert!(again == expected, "what was written is read");
+        }
+    }
+
+    /// What a writer must not touch: unknown records, features, sections it does not use, and their bytes.
+    fn strange(&self) -> Header {
+        let own = self.header.allocation().map(|section| section.id);
+        let mut header = self.header.clone();
+        header.sections.retain(|section| Some(section.id) != own);
+        for section in &header.sections {
+            for &place in self.places.iter().filter(|place| section.range().contains(place)) {
+                let record = get(&self.file, place..place + SECTOR_SIZE);
+                header.unknown.push(RawRecord { record_type: 0, flags: 0, payload: record });
+            }
+        }
+        Header { sequence: 0, epoch: Default::default(), state: State::Closed, ..header }
+    }
+}
+
+/// Where to look: at the ends, where sectors and pages of bits meet, where the parent ends, at each piece.
+fn probes(header: &Header, visible: u64, places: &[u64]) -> Vec<Range<u64>> {
+    let size = header.virtual_size;
+    let granule = header.granule();
+    let meet = [BITS_PER_SECTOR, 8 * BITS_PER_SECTOR].map(|bits| (bits * granule).saturating_sub(PROBE / 2));
+    let ends = [0, size.saturating_sub(PROBE), visible.saturating_sub(PROBE / 2), granule - PROBE / 2];
+    let pieces = places.iter().filter_map(|place| place.checked_sub(header.data_offset)).take(8);
+    let starts = pieces.chain(ends).chain(meet).filter(|&start| start < size);
+    starts.map(|start| start..size.min(start.saturating_add(PROBE))).collect()
+}
+
+fn read(image: &Image, range: &Range<u64>) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    image.read_at(&mut bytes, range.start)?;
+    Ok(bytes)
+}
+
+/// Puts `value` where `target` meets `probe`, whose bytes are known.
+fn overwrite(probe: &Range<u64>, bytes: &mut Option<Vec<u8>>, target: &Range<u64>, value: u8) {
+    let meet = probe.start.max(target.start)..probe.end.min(target.end);
+    if let Some(bytes) = bytes.as_mut().filter(|_| meet.start < meet.end) {
+        bytes[(meet.start - probe.start) as usize..(meet.end - probe.start) as usize].fill(value);
+    }
+}
