@@ -198,7 +198,7 @@ impl Allocation {
         Ok(in_memory.into_iter().flatten().fold(on_disk, u64::min))
     }
 
-    /// PAG-02: the sector that holds the bit of `block` cannot be read, so nobody knows who holds the block.
+    /// PAG-01: the sector that holds the bit of `block` cannot be read, so nobody knows who holds the block.
     fn bad(&self, block: u64) -> Error {
         let sector = block / BITS_PER_SECTOR;
         Error::corrupt(self.file.name(), self.section.offset + sector * SECTOR_SIZE, Violation::SealedSector)

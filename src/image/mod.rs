@@ -23,7 +23,7 @@ pub use open::OpenOptions;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::{Header, MergeMark, Uuid};
+use crate::format::{Header, MergeMark, State, Uuid};
 use crate::storage::Storage;
 use crate::sync::{Arc, RwLock, read, write};
 use alloc::Allocation;
@@ -152,7 +152,7 @@ impl Image {
     /// `(held here, end of the run)`.
     ///
     /// # Errors
-    /// `Corrupt` with PAG-02 where the bits cannot be read.
+    /// `Corrupt` with PAG-01 where the bits cannot be read.
     pub fn local_run(&self, offset: u64, end: u64) -> Result<(bool, u64)> {
         let layout = read(&self.layout);
         self.check_range(&layout, &(offset..end))?;
@@ -187,6 +187,10 @@ impl Image {
     pub fn seal(&self) -> Result<()> {
         // For writing: no request is under way while the header says closed.
         let layout = write(&self.layout);
+        if self.writable && self.header().state != State::Closed {
+            // Left by a crash, if no session of ours: closing it now gives its content a name again.
+            self.order.begin(Session::Filling, layout.allocation.as_ref())?;
+        }
         self.order.seal(layout.allocation.as_ref())
     }
 

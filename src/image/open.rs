@@ -69,7 +69,7 @@ impl Image {
         if chosen.header.allocation().is_none() {
             return Err(Error::Denied(format!("{}: the sidecar has no allocation section", sidecar.name())));
         }
-        let fits = volume.size()? >= named && named == chosen.header.virtual_size;
+        let fits = volume.size()? >= named;
         require(fits, Violation::HostLength, |rule| Error::corrupt(sidecar.name(), None, rule))?;
         Image::assemble(sidecar, volume, host, chosen, options)
     }

@@ -44,11 +44,11 @@ impl Image {
         })?;
         self.order.settle()?;
         self.adopt(layout);
-        let header = self.order.header();
-        let own_file = Arc::ptr_eq(&self.data, &self.file);
-        let behind = own_file && header.sections.iter().any(|section| section.offset >= old_end);
+        let behind = self.order.header().sections.iter().any(|section| section.offset >= old_end);
         let cut = layout.place(size);
-        if behind || !self.data.zeros_when_new() { self.data.punch(cut..old_end) } else { self.data.set_size(cut) }
+        // A volume beside a sidecar keeps its length: it may be longer than the disk, for reasons of its own.
+        let ends_here = Arc::ptr_eq(&self.data, &self.file) && !behind && self.data.zeros_when_new();
+        if ends_here { self.data.set_size(cut) } else { self.data.punch(cut..old_end) }
     }
 
     fn grow(&self, layout: &mut Layout, size: u64) -> Result<()> {

@@ -92,14 +92,12 @@ impl Base {
             let header = chain.image(above)?.header();
             visible = visible.min(header.parent.as_ref().map_or(0, |link| link.visible_length));
         }
-        if let (Layer::Lvd(image), Some(above)) = (&layer, index.checked_sub(1)) {
-            let header = image.header();
-            let child = chain.image(above)?.header();
-            let named = child.parent.as_ref().and_then(|link| link.identity.as_ref());
-            if header.merge_mark.is_some() && named.is_none_or(|named| named.epoch != header.epoch) {
-                let why = "it is being merged into: finish that merge first";
-                return Err(Error::refused(layer.name(), why, Violation::Marked));
-            }
+        let top = chain.image(0)?.uuid();
+        let other = layer.image().and_then(|image| image.header().merge_mark).filter(|mark| mark.child_uuid != top);
+        if other.is_some() {
+            // CHN-16: with the layers between gone nobody whom its mark names would lie above it.
+            let why = "it is being merged into: finish that merge first";
+            return Err(Error::refused(layer.name(), why, Violation::Marked));
         }
         let link = layer.link(visible, chain.hint(0, index)?)?;
         Ok(Base { link, layer })
