@@ -41,6 +41,32 @@ pub trait Work: Send + Sync + Debug {
     fn finish(&self) -> Result<()>;
 }
 
+impl<W: Work + ?Sized> Work for Arc<W> {
+    fn kind(&self) -> &'static str {
+        (**self).kind()
+    }
+
+    fn total(&self) -> u64 {
+        (**self).total()
+    }
+
+    fn alignment(&self) -> u64 {
+        (**self).alignment()
+    }
+
+    fn prepare(&self) -> Result<()> {
+        (**self).prepare()
+    }
+
+    fn piece(&self, range: Range<u64>) -> Result<u64> {
+        (**self).piece(range)
+    }
+
+    fn finish(&self) -> Result<()> {
+        (**self).finish()
+    }
+}
+
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {

@@ -21,6 +21,8 @@ mod merge;
 mod mirror;
 mod rebase;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use compare::{Compare, compare};
 pub use control::{Job, Progress, Work, drive};
