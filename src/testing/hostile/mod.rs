@@ -1,12 +1,8 @@
 //! Files that somebody made to be opened: any bytes, opened, read, checked and written to.
-//!
-//! A file is described by few bytes, so that a fuzzer can hold it: [`expand`] makes the file, [`pack`] describes one.
-//!
-//! | bytes | what |
-//! |---|---|
-//! | 1 | knobs: 1 makes header checksums right, 2 copies slot 0 to slot 1, 4 seals the sectors of sections |
-//! | 8 | length of the file |
-//! | 4, 2, n | a piece: number of its first sector of 512 bytes, its length n, its bytes; again and again |
+
+mod describe;
+
+pub use describe::{bases, expand, pack};
 
 use crate::chain::RawDevice;
 use crate::device::BlockDevice;
@@ -16,15 +12,12 @@ use crate::format::{
     seal,
 };
 use crate::image::{Image, OpenOptions};
-use crate::limits::{MAX_OFFSET, SECTOR_SIZE, SLOT_SIZE, SLOTS_END};
+use crate::limits::SECTOR_SIZE;
 use crate::storage::{MemoryStorage, Storage};
 use crate::testing::host::SimHost;
+use describe::{get, put, read_slots};
 use std::ops::Range;
 use std::sync::Arc;
-
-const FIX_CHECKSUMS: u8 = 1;
-const EQUAL_SLOTS: u8 = 2;
-const SEAL_SECTORS: u8 = 4;
 
 /// A disk with more blocks is not walked from end to end.
 const MOST_BLOCKS: u64 = 1 << 20;
@@ -50,82 +43,6 @@ pub fn open(input: &[u8]) {
         subject.examine(&image);
         subject.change();
     }
-}
-
-/// The file that `input` describes, and the offsets where it has pieces.
-pub fn expand(input: &[u8]) -> (MemoryStorage, Vec<u64>) {
-    let file = MemoryStorage::new("hostile");
-    let (knobs, rest) = input.split_first().map_or((0, input), |(knobs, rest)| (*knobs, rest));
-    let (size, mut rest) = rest.split_first_chunk().unwrap_or((&[0; 8], rest));
-    let size = u64::from_le_bytes(*size) % (MAX_OFFSET + 1);
-    let mut places = Vec::new();
-    while let Some(([s0, s1, s2, s3, l0, l1], after)) = rest.split_first_chunk() {
-        let offset = u64::from(u32::from_le_bytes([*s0, *s1, *s2, *s3])) * SECTOR_SIZE;
-        let length = usize::from(u16::from_le_bytes([*l0, *l1])).min(after.len());
-        put(&file, &after[..length], offset);
-        places.push(offset);
-        rest = &after[length..];
-    }
-    file.set_size(size).expect("memory has any size");
-    if knobs & FIX_CHECKSUMS != 0 {
-        (0..2).for_each(|slot| change_slot(&file, slot * SLOT_SIZE, fix_checksum));
-    }
-    if knobs & EQUAL_SLOTS != 0 {
-        let first = get(&file, 0..SLOT_SIZE);
-        change_slot(&file, SLOT_SIZE, |slot| slot.copy_from_slice(&first));
-    }
-    if knobs & SEAL_SECTORS != 0
-        && let Ok(chosen) = read_slots(&file)
-    {
-        places.iter().for_each(|&place| seal_sector(&file, &chosen.header, place));
-    }
-    (file, places)
-}
-
-/// Describes the file with these bytes.
-pub fn pack(bytes: &[u8]) -> Vec<u8> {
-    let mut out = vec![0];
-    out.extend((bytes.len() as u64).to_le_bytes());
-    for (number, sector) in bytes.chunks(SECTOR_SIZE as usize).enumerate() {
-        if sector.iter().any(|&byte| byte != 0) {
-            out.extend((number as u32).to_le_bytes());
-            out.extend((sector.len() as u16).to_le_bytes());
-            out.extend(sector);
-        }
-    }
-    out
-}
-
-fn get(file: &MemoryStorage, range: Range<u64>) -> Vec<u8> {
-    let mut bytes = vec![0; (range.end - range.start) as usize];
-    file.read_at(&mut bytes, range.start).expect("memory is read");
-    bytes
-}
-
-fn put(file: &MemoryStorage, bytes: &[u8], offset: u64) {
-    file.write_at(bytes, offset).expect("memory is written");
-}
-
-/// Changes a header slot, unless the file ends before it does.
-fn change_slot(file: &MemoryStorage, offset: u64, change: impl FnOnce(&mut [u8])) {
-    if file.size().is_ok_and(|size| size >= offset + SLOT_SIZE) {
-        let mut slot = get(file, offset..offset + SLOT_SIZE);
-        change(&mut slot);
-        put(file, &slot, offset);
-    }
-}
-
-/// Makes the seal right of the sector at `place`, if it is a section's.
-fn seal_sector(file: &MemoryStorage, header: &Header, place: u64) {
-    let Some(section) = header.sections.iter().find(|section| section.range().contains(&place)) else { return };
-    let mut sector: [u8; 512] = get(file, place..place + SECTOR_SIZE).try_into().expect("a sector");
-    seal(&mut sector, section.id, (place - section.offset) / SECTOR_SIZE);
-    put(file, &sector, place);
-}
-
-fn read_slots(file: &MemoryStorage) -> std::result::Result<Chosen, Flaw> {
-    let slots = get(file, 0..SLOTS_END);
-    choose(&slots[..SLOT_SIZE as usize], &slots[SLOT_SIZE as usize..])
 }
 
 /// A file with a header, and what it needs to be opened.
