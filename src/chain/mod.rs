@@ -15,6 +15,8 @@ mod layer;
 mod open;
 mod policy;
 mod raw;
+#[cfg(test)]
+mod tests;
 
 pub use directories::ParentsInDirectories;
 pub use holder::{Holder, holder};

@@ -73,7 +73,7 @@ impl Merge {
             let step = if is_base { Step::MarkBase } else { Step::MarkBetween };
             // Also if it is there already, from a merge that was stopped: what follows needs a session of this open.
             if !skipped(step) {
-                image.set_merge_mark(Some(mark.clone()))?;
+                image.set_merge_mark(Some(*mark))?;
             }
         }
         Ok(())

@@ -5,13 +5,16 @@ use super::*;
 use crate::switch::{Step, without_step};
 use crate::violation::Violation;
 
+/// Builds a job on files as they are.
+type Begin<'a> = dyn Fn(&Scene, &Arc<Fuse>) -> Result<(Chain, Job)> + 'a;
+
 /// Runs a job so that it is stopped after 0, 1, 2, … changes, looks, and lets the same job finish.
 ///
-/// `begin` builds the job on the files as they are. `stopped` looks at what a fresh reader finds, `finished` too, at the
+/// `stopped` looks at what a fresh reader finds, `finished` too, at the
 /// end of all.
 fn stop_everywhere(
     scene: &Scene,
-    begin: &dyn Fn(&Scene, &Arc<Fuse>) -> Result<(Chain, Job)>,
+    begin: &Begin<'_>,
     stopped: &dyn Fn(&Scene, &str),
     finished: &dyn Fn(&Scene, &str),
 ) -> u64 {
