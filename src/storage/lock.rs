@@ -17,51 +17,59 @@ const READ: i64 = 0;
 const WRITE: i64 = 1;
 const WRITE_UNCHANGED: i64 = 2;
 const RESIZE: i64 = 3;
+const ALL: &[i64] = &[WRITE, READ, WRITE_UNCHANGED, RESIZE];
 
 /// What a mode does to the file, and what it does not bear beside it.
 fn claims(mode: LockMode) -> (&'static [i64], &'static [i64]) {
     match mode {
         LockMode::Shared => (&[READ], &[WRITE, RESIZE]),
-        LockMode::Exclusive => (&[READ, WRITE, WRITE_UNCHANGED, RESIZE], &[READ, WRITE, WRITE_UNCHANGED, RESIZE]),
+        LockMode::Exclusive => (ALL, ALL),
     }
 }
 
-/// Takes the lock, or says who seems to be in the way.
-///
+fn bytes(uses: &'static [i64], unshares: &'static [i64]) -> impl Iterator<Item = i64> {
+    uses.iter().map(|bit| IN_USE + bit).chain(unshares.iter().map(|bit| UNSHARED + bit))
+}
+
+/// Takes the lock in place of the one `held` before, or says what is in the way and keeps that one.
+pub(super) fn change(file: &File, name: &str, mode: LockMode, held: Option<LockMode>) -> Result<()> {
+    let result = claim(file, name, mode);
+    let keep = if result.is_ok() { Some(mode) } else { held };
+    let kept: Vec<i64> = keep.map(claims).into_iter().flat_map(|(uses, unshares)| bytes(uses, unshares)).collect();
+    for byte in bytes(ALL, ALL).filter(|byte| !kept.contains(byte)) {
+        // To unlock a byte cannot fail where locking one did not, and nothing could be done about it.
+        let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_UNLCK, byte)));
+    }
+    result
+}
+
 /// As in QEMU: first every byte of one's own is locked for reading, then the bytes of others are looked at. Two who
 /// come at once may both fail; they never both get in.
-pub(super) fn lock(file: &File, name: &str, mode: LockMode) -> Result<()> {
+fn claim(file: &File, name: &str, mode: LockMode) -> Result<()> {
+    let failed = |error: nix::Error| Error::io(name, "cannot lock", error.into());
     let (uses, unshares) = claims(mode);
-    let own = uses.iter().map(|bit| IN_USE + bit).chain(unshares.iter().map(|bit| UNSHARED + bit));
-    for byte in own {
+    for byte in bytes(uses, unshares) {
         fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_RDLCK, byte))).map_err(|error| match error {
             nix::Error::EACCES | nix::Error::EAGAIN => locked(name, "another program holds it"),
-            error => Error::io(name, "cannot lock", error.into()),
+            error => failed(error),
         })?;
     }
-    let others = uses.iter().map(|bit| UNSHARED + bit).chain(unshares.iter().map(|bit| IN_USE + bit));
-    for byte in others {
+    for byte in bytes(unshares, uses) {
         let mut probe = request(libc::F_WRLCK, byte);
-        fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).map_err(|error| Error::io(name, "cannot lock", error.into()))?;
+        fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).map_err(failed)?;
         if probe.l_type != libc::F_UNLCK as libc::c_short {
-            release(file, mode);
-            let by = if byte == IN_USE + WRITE { "another program writes to it" } else { "another program uses it" };
+            let by = match byte - IN_USE {
+                WRITE => "another program writes to it",
+                READ => "another program reads it",
+                _ => "another program uses it",
+            };
             return Err(locked(name, by));
         }
     }
     Ok(())
 }
 
-/// Lets go of everything: who is refused does not go on with the file.
-fn release(file: &File, mode: LockMode) {
-    let (uses, unshares) = claims(mode);
-    for byte in uses.iter().map(|bit| IN_USE + bit).chain(unshares.iter().map(|bit| UNSHARED + bit)) {
-        // Unlocking cannot fail on bytes of one's own; the file closes soon anyway.
-        let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_UNLCK, byte)));
-    }
-}
-
-fn locked(name: &str, by: &str) -> Error {
+pub(super) fn locked(name: &str, by: &str) -> Error {
     Error::Locked { file: name.into(), by: by.into() }
 }
 

@@ -3,22 +3,30 @@
 #[cfg(target_os = "linux")]
 mod buffer;
 #[cfg(target_os = "linux")]
+mod direct;
+#[cfg(target_os = "linux")]
 mod file;
 mod host;
 #[cfg(target_os = "linux")]
 mod lock;
 mod memory;
+#[cfg(target_os = "linux")]
+mod open;
 mod options;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
 mod readonly;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
+#[cfg(target_os = "linux")]
+mod transfer;
 
 #[cfg(target_os = "linux")]
-pub use file::{FileStorage, open_beneath};
+pub use file::FileStorage;
 pub use host::OsHost;
 pub use memory::MemoryStorage;
+#[cfg(target_os = "linux")]
+pub use open::open_beneath;
 pub use options::{Create, FileOptions};
 #[cfg(not(target_os = "linux"))]
 pub use portable::{FileStorage, open_beneath};

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 enum Op {
     Write(u64, usize, u8),
+    /// Three pieces: the second follows the first, the third may not.
+    Batch(u64, usize, u8),
     Punch(u64, u64),
     Zero(u64, u64),
     Size(u64),
@@ -17,18 +19,32 @@ fn op() -> impl Strategy<Value = Op> {
     let unit = prop_oneof![Just(4096u64), Just(512), Just(1)];
     let at =
         unit.prop_flat_map(|unit| (0..65536 / unit, 0..20000 / unit).prop_map(move |(at, n)| (at * unit, n * unit)));
-    (0..5u8, at, 1..=255u8).prop_map(|(kind, (at, length), fill)| match kind {
+    (0..6u8, at, 1..=255u8).prop_map(|(kind, (at, length), fill)| match kind {
         0 => Op::Write(at, length as usize, fill),
         1 => Op::Punch(at, length),
         2 => Op::Zero(at, length),
         3 => Op::Size(at),
+        4 => Op::Batch(at, length as usize, fill),
         _ => Op::Read(at, length as usize),
     })
+}
+
+fn pieces(at: u64, length: usize, fill: u8) -> [(u64, Vec<u8>); 3] {
+    let end = at + length as u64;
+    [
+        (at, vec![fill; length / 2]),
+        (at + length as u64 / 2, vec![!fill; length.div_ceil(2)]),
+        (end + fill as u64 / 128 * 4096, vec![7; 4096]),
+    ]
 }
 
 fn apply(storage: &dyn Storage, op: &Op) -> Vec<u8> {
     match *op {
         Op::Write(at, length, fill) => storage.write_at(&vec![fill; length], at).unwrap(),
+        Op::Batch(at, length, fill) => {
+            let pieces = pieces(at, length, fill);
+            storage.write_batch(&pieces.each_ref().map(|(at, data)| (*at, &data[..]))).unwrap();
+        }
         Op::Punch(at, length) => storage.punch(at..at + length).unwrap(),
         Op::Zero(at, length) => storage.write_zeroes(at..at + length).unwrap(),
         Op::Size(size) => storage.set_size(size).unwrap(),
@@ -41,12 +57,18 @@ fn apply(storage: &dyn Storage, op: &Op) -> Vec<u8> {
     Vec::new()
 }
 
+fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
+    if !data.is_empty() {
+        bytes.resize(bytes.len().max(at as usize + data.len()), 0);
+        bytes[at as usize..][..data.len()].copy_from_slice(data);
+    }
+}
+
 fn model(bytes: &mut Vec<u8>, op: &Op) -> Vec<u8> {
     match *op {
-        Op::Write(_, 0, _) => {}
-        Op::Write(at, length, fill) => {
-            bytes.resize(bytes.len().max(at as usize + length), 0);
-            bytes[at as usize..][..length].fill(fill);
+        Op::Write(at, length, fill) => put(bytes, at, &vec![fill; length]),
+        Op::Batch(at, length, fill) => {
+            pieces(at, length, fill).iter().for_each(|(at, data)| put(bytes, *at, data));
         }
         Op::Punch(at, length) | Op::Zero(at, length) => {
             let end = bytes.len().min((at + length) as usize);
@@ -128,16 +150,91 @@ fn writers_exclude_everybody_and_readers_share() {
 }
 
 #[test]
+fn a_lock_that_cannot_be_raised_is_kept_and_one_that_is_lowered_lets_readers_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    std::fs::write(&path, b"x").unwrap();
+    let open = || FileStorage::open(&path, &FileOptions { write: true, ..Default::default() }).unwrap();
+    let (one, other, writer) = (open(), open(), open());
+    one.lock(LockMode::Shared).unwrap();
+    other.lock(LockMode::Shared).unwrap();
+    assert!(matches!(one.lock(LockMode::Exclusive), Err(Error::Locked { .. })));
+    drop(other);
+    assert!(matches!(writer.lock(LockMode::Exclusive), Err(Error::Locked { .. })));
+    one.lock(LockMode::Exclusive).unwrap();
+    assert!(matches!(writer.lock(LockMode::Shared), Err(Error::Locked { .. })));
+    one.lock(LockMode::Shared).unwrap();
+    writer.lock(LockMode::Shared).unwrap();
+}
+
+#[test]
+fn a_file_that_was_replaced_before_it_was_locked_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    std::fs::write(&path, b"old").unwrap();
+    let storage = FileStorage::open(&path, &FileOptions::default()).unwrap();
+    std::fs::write(directory.path().join("new"), b"new").unwrap();
+    std::fs::rename(directory.path().join("new"), &path).unwrap();
+    assert!(matches!(storage.lock(LockMode::Shared), Err(Error::Locked { .. })));
+}
+
+#[test]
+fn nothing_is_made_in_place_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let options = FileOptions { write: true, create: Create::New, ..Default::default() };
+    FileStorage::open(&path, &options).unwrap().sync_directory().unwrap();
+    let line = FileStorage::open(&path, &options).unwrap_err().to_string();
+    assert!(line.contains("cannot create") && line.contains("exists"), "{line}");
+}
+
+/// Sectors of one block are written at once by threads of which some go direct and some through the page cache.
+#[test]
+fn direct_and_cached_writes_of_neighbours_do_not_undo_each_other() {
+    const BLOCKS: u64 = 16;
+    let directory = tempfile::tempdir().unwrap();
+    let options = FileOptions { write: true, create: Create::New, direct: true, ..Default::default() };
+    let Ok(storage) = FileStorage::open(directory.path().join("file"), &options) else { return };
+    storage.set_size(BLOCKS * 4096).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let storage = &storage;
+            scope.spawn(move || {
+                for round in 1..=50u8 {
+                    for block in 0..BLOCKS {
+                        // Even blocks belong to one thread as a whole, odd ones sector by sector.
+                        let (at, data) = match block % 2 {
+                            0 if block / 2 % 4 == thread => (block * 4096, vec![round; 4096]),
+                            0 => continue,
+                            _ => (block * 4096 + thread * 1024, vec![round; 1024]),
+                        };
+                        storage.write_at(&data, at).unwrap();
+                        let mut seen = vec![0; data.len()];
+                        storage.read_at(&mut seen, at).unwrap();
+                        assert_eq!(seen, data, "block {block}, round {round}");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(contents(&storage), vec![50; BLOCKS as usize * 4096]);
+}
+
+#[test]
 fn what_is_no_disk_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
     nix::unistd::mkfifo(&root.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    for name in [".", "loop", "fifo", "missing", "/dev/null"] {
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    for name in [".", "loop", "fifo", "socket", "missing", "/dev/null"] {
         for write in [false, true] {
             let error = FileStorage::open(root.join(name), &FileOptions { write, ..Default::default() }).unwrap_err();
             let line = error.to_string();
             assert!(line.contains(name) && !line.contains('\n'), "{line}");
+            if !["loop", "missing"].contains(&name) {
+                assert!(line.ends_with(", not a disk"), "{line}");
+            }
         }
     }
 }

@@ -1,0 +1,108 @@
+//! Opening files: nothing is opened that could wait, act or be mistaken for a disk.
+
+use super::file::FileStorage;
+use super::{Create, FileOptions, Storage};
+use crate::error::{Error, Result};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fcntl_setfl};
+use rustix::io::Errno;
+use std::fs::{File, FileType, Metadata};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+impl FileStorage {
+    /// Opens `path`, following symbolic links as the host does.
+    ///
+    /// # Errors
+    /// `Io`; `Invalid` for what is neither a regular file nor a block device; `Locked`.
+    pub fn open(path: impl AsRef<Path>, options: &FileOptions) -> Result<FileStorage> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let action = if options.create == Create::New { "cannot create" } else { "cannot open" };
+        // Looked at before it is opened: to open a device can be an act, as with a watchdog or a tape.
+        match std::fs::metadata(path) {
+            Ok(metadata) => check_kind(&name, metadata.file_type())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && options.create != Create::No => {}
+            Err(error) => return Err(Error::io(&name, action, error)),
+        }
+        // O_NONBLOCK: should a FIFO have taken its place, opening must not wait for the other end.
+        let file = File::options()
+            .read(true)
+            .write(options.write)
+            .create(options.create == Create::IfMissing)
+            .create_new(options.create == Create::New)
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC).bits() as i32)
+            .open(path)
+            .map_err(|error| Error::io(&name, action, error))?;
+        let opened = adopt(name, path, file, options);
+        if opened.is_err() && options.create == Create::New {
+            // It was made a moment ago, and nobody asked for an empty file.
+            let _ = std::fs::remove_file(path);
+        }
+        opened
+    }
+}
+
+/// Opens `relative` within `directory`: neither `..`, nor an absolute path, nor a symbolic link leads out of it.
+///
+/// # Errors
+/// `Denied` for a name that leads out; else as [`FileStorage::open`].
+pub fn open_beneath(directory: &Path, relative: &Path, options: &FileOptions) -> Result<FileStorage> {
+    let path = directory.join(relative);
+    let name = path.display().to_string();
+    let failed = |error: io::Error| Error::io(&name, "cannot open", error);
+    let start = File::open(directory).map_err(failed)?;
+    let open = |flags| {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let opened = rustix::fs::openat2(&start, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        opened.map(File::from).map_err(|error| match error {
+            Errno::XDEV => Error::Denied(format!("{name}: leads out of {}", directory.display())),
+            error => failed(error.into()),
+        })
+    };
+    // As above: first only looked at.
+    let place = open(OFlags::PATH)?;
+    check_kind(&name, examine(&name, &place)?.file_type())?;
+    let access = if options.write { OFlags::RDWR } else { OFlags::RDONLY };
+    let file = open(access | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    adopt(name.clone(), &path, file, options)
+}
+
+/// Makes a storage of an open file.
+fn adopt(name: String, path: &Path, file: File, options: &FileOptions) -> Result<FileStorage> {
+    let metadata = examine(&name, &file)?;
+    check_kind(&name, metadata.file_type())?;
+    fcntl_setfl(&file, OFlags::empty()).map_err(|error| Error::io(&name, "cannot open", error.into()))?;
+    let direct = if options.direct { Some(reopen_direct(&name, &file, options.write)?) } else { None };
+    let storage = FileStorage::new(name, path.to_owned(), file, direct, &metadata, !options.write);
+    options.lock.map_or(Ok(()), |mode| storage.lock(mode))?;
+    Ok(storage)
+}
+
+fn examine(name: &str, file: &File) -> Result<Metadata> {
+    file.metadata().map_err(|error| Error::io(name, "cannot examine", error))
+}
+
+/// Lets regular files and block devices pass.
+fn check_kind(name: &str, kind: FileType) -> Result<()> {
+    let what = match kind {
+        kind if kind.is_file() || kind.is_block_device() => return Ok(()),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_char_device() => "a character device",
+        _ => "neither a file nor a block device",
+    };
+    Err(Error::Invalid(format!("{name}: {what}, not a disk")))
+}
+
+/// Another description of the same file, whatever its name now leads to.
+fn reopen_direct(name: &str, file: &File, write: bool) -> Result<File> {
+    let direct = File::options()
+        .read(true)
+        .write(write)
+        .custom_flags((OFlags::DIRECT | OFlags::CLOEXEC).bits() as i32)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    direct.map_err(|error| Error::io(name, "the host does not allow direct I/O (cache mode none)", error))
+}

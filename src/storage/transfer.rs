@@ -1,0 +1,63 @@
+//! Whole transfers: short ones go on, interrupted ones begin again.
+
+use rustix::io::{Errno, pwritev};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+
+/// An offset of the file, and what is to be written there.
+pub(super) type Piece<'a> = (u64, &'a [u8]);
+
+/// Most pieces that one system call takes (IOV_MAX).
+const PIECES: usize = 1024;
+
+/// Reads until the buffer is full or the file ends; zeros follow.
+pub(super) fn read_full(file: &File, mut buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut at = offset;
+    while !buffer.is_empty() {
+        match file.read_at(buffer, at) {
+            Ok(0) => {
+                buffer.fill(0);
+                break;
+            }
+            Ok(length) => {
+                buffer = &mut buffer[length..];
+                at += length as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The longest runs of pieces that follow each other.
+pub(super) fn runs<'a, 'b>(pieces: &'b [Piece<'a>]) -> impl Iterator<Item = &'b [Piece<'a>]> {
+    pieces.chunk_by(|(at, data), (next, _)| at.checked_add(data.len() as u64) == Some(*next))
+}
+
+/// Writes pieces that follow each other, as one request where the host takes as many.
+pub(super) fn write_run(file: &File, run: &[Piece<'_>]) -> io::Result<()> {
+    if let [(offset, data)] = run {
+        return file.write_all_at(data, *offset);
+    }
+    for part in run.chunks(PIECES) {
+        let mut at = part[0].0;
+        let mut slices: Vec<IoSlice<'_>> = part.iter().map(|(_, data)| IoSlice::new(data)).collect();
+        let mut rest = &mut slices[..];
+        // Drops pieces without a byte, of which a write would tell nothing.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match pwritev(file, rest, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(length) => {
+                    IoSlice::advance_slices(&mut rest, length);
+                    at += length as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
