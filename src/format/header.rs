@@ -9,6 +9,7 @@ use super::slots::in_full;
 use super::{Flaw, Uuid};
 use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::violation::Violation;
+use crate::zeros::is_zero;
 use std::ops::Range;
 
 const MAGIC: [u8; 8] = *b"\x89LVD\r\n\x1a\n";
@@ -221,7 +222,7 @@ impl Whole<'_> {
 impl Slot<'_> {
     /// Finds out what a slot at its full length is. Magic, version, length and checksum keep their place and meaning in every version.
     pub(super) fn read(slot: &[u8]) -> Slot<'_> {
-        if slot.iter().all(|&byte| byte == 0) {
+        if is_zero(slot) {
             return Slot::Empty;
         }
         let Some(fixed) = FixedHeader::parse(slot) else { return Slot::Empty };

@@ -7,6 +7,7 @@ use super::Uuid;
 use super::layout::{Bytes, OnDisk, on_disk};
 use crate::switch::unchecked;
 use crate::violation::Violation;
+use crate::zeros::is_zero;
 
 /// Bytes of a sealed sector that carry bits.
 pub const PAYLOAD_BYTES: usize = 496;
@@ -53,7 +54,7 @@ pub fn seal(sector: &mut [u8; 512], id: Uuid, index: u64) {
 
 /// What the sector with number `index` of the section `id` holds.
 pub fn check_sector(sector: &[u8; 512], id: Uuid, index: u64) -> SectorState {
-    if sector.iter().all(|&byte| byte == 0) {
+    if is_zero(sector) {
         return SectorState::Empty;
     }
     let whole = SealedSector::parse(sector)

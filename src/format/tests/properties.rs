@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::limits::SLOT_SIZE;
+use crate::switch::without_check;
+use crate::violation::Violation;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -116,6 +118,31 @@ proptest! {
             let length = u32::from_le_bytes(slot[12..16].try_into().unwrap()) as usize;
             prop_assert_eq!(&header.encode().unwrap()[..length], &slot[..length]);
         }
+    }
+
+    /// A check that a test leaves out lets a file pass, and nothing worse.
+    #[test]
+    fn no_check_keeps_another_from_a_panic(
+        header in header(),
+        rule in proptest::sample::select(Violation::ALL),
+        changes in vec((any::<usize>(), any::<u8>()), 1..6),
+    ) {
+        let mut slot = header.encode().unwrap();
+        let length = slot.len();
+        for (at, value) in changes {
+            slot[at % length] = value;
+        }
+        without_check(rule, || {
+            let _ = choose(&slot, &[]);
+            fix_checksum(&mut slot);
+            if let Ok(header) = Header::decode(&slot) {
+                let _ = header.encode();
+                let _ = (header.check_size(1 << 20), header.writable(), header.granule(), header.data_end());
+                for section in &header.sections {
+                    let _ = (section.bits(), section.pages(), section.sectors(), section.range(), section.granule());
+                }
+            }
+        });
     }
 
     #[test]
