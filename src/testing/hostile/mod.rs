@@ -7,10 +7,7 @@ pub use describe::{bases, expand, pack};
 use crate::chain::RawDevice;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::{
-    BITS_PER_SECTOR, Chosen, Flaw, Header, Kind, RawRecord, SectorState, State, check_sector, choose, fix_checksum,
-    seal,
-};
+use crate::format::{BITS_PER_SECTOR, Header, Kind, RawRecord, SectorState, State, check_sector};
 use crate::image::{Image, OpenOptions};
 use crate::limits::SECTOR_SIZE;
 use crate::storage::{MemoryStorage, Storage};
