@@ -1,0 +1,417 @@
+//! What can be said on the command line: the verbs and habits of `qemu-img`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Live Virtual Disk: images whose only metadata is bitmaps, and jobs that copy, stream and merge them.
+///
+/// Sizes and offsets are bytes or have a suffix, all in powers of 1024: 4096, 0x1000, 64K, 1.5G.
+/// Exit codes are those of qemu-img: 0 done, 1 failed or misused.
+#[derive(Parser, Debug)]
+#[command(name = "lvd", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make an image: a complete disk, or with -b an overlay.
+    Create(Create),
+    /// Say what an image is.
+    Info(Info),
+    /// List where each stretch of the disk comes from.
+    Map(Map),
+    /// Look for damage. Exit 2: damaged, 63: not an LVD file.
+    Check(Check),
+    /// Compare two disks byte for byte. Exit 1: they differ, 2: could not compare.
+    Compare(Compare),
+    /// Copy a disk into a new file of another format.
+    Convert(Convert),
+    /// Change the size of a disk.
+    Resize(Resize),
+    /// Put another parent below an overlay.
+    Rebase(Rebase),
+    /// Copy bytes of the disk to standard output.
+    Read(Read),
+    /// Copy standard input (or a pattern) into the disk; durable when the command has ended well.
+    Write(Write),
+    /// Measure requests against an image.
+    Bench(Bench),
+    /// Copy into an overlay what it lacks, then drop its parent (or keep what lies below BASE).
+    Stream(Stream),
+    /// Merge an overlay into its parent (or into a layer further down).
+    Commit(Commit),
+    /// Copy a disk, or its top layer alone, into another file.
+    Mirror(Mirror),
+    /// Show the whole story on temporary files, verified at every step.
+    Demo(Demo),
+}
+
+/// A format that a file may be said to have.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Lvd,
+    Raw,
+}
+
+/// How the host's files are read and written.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cache {
+    /// Through the host's page cache.
+    #[default]
+    Writeback,
+    /// Past it (O_DIRECT).
+    None,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Human,
+    Json,
+}
+
+/// How facts are printed.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// The same, in QEMU's words.
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with = "json")]
+    output: Option<Form>,
+}
+
+impl Output {
+    pub fn json(&self) -> bool {
+        self.json || self.output == Some(Form::Json)
+    }
+}
+
+/// How the image named first is opened.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Opening {
+    /// What the file is; without it, it must be recognisable as LVD.
+    #[arg(short, long, value_enum, value_name = "FMT")]
+    pub format: Option<Format>,
+    /// The allocation sidecar that belongs to a raw volume.
+    #[arg(long, value_name = "FILE")]
+    pub sidecar: Option<PathBuf>,
+    /// Cache mode of the host's files.
+    #[arg(short = 't', long = "cache", value_enum, value_name = "MODE", default_value = "writeback")]
+    pub cache: Cache,
+    /// Open a chain although a parent is not the one, or not in the state, that its child names.
+    #[arg(long)]
+    pub trust_links: bool,
+    /// Open a file although it says that a merge into it or a copy to it has not ended.
+    #[arg(long)]
+    pub ignore_marks: bool,
+}
+
+/// How a job runs.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Running {
+    /// Bytes a second at most.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub speed: Option<u64>,
+    /// Threads that copy.
+    #[arg(short = 'm', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Print progress as qemu-img does, terminal or not.
+    #[arg(short, long)]
+    pub progress: bool,
+    /// No progress and no summary.
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+pub struct Create {
+    /// The parent, relative to the new image's directory.
+    #[arg(short = 'b', long = "parent", value_name = "PARENT")]
+    pub parent: Option<String>,
+    /// The parent's format; needed unless it is recognisable as LVD.
+    #[arg(short = 'F', long = "parent-format", value_enum, value_name = "FMT", requires = "parent")]
+    pub parent_format: Option<Format>,
+    /// Bytes that one allocation bit speaks of.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "4K")]
+    pub granularity: u64,
+    /// IMG is a raw volume: make an allocation sidecar beside it (and the volume, where it is missing).
+    #[arg(long, value_name = "FILE")]
+    pub sidecar: Option<PathBuf>,
+    /// The new file.
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    /// Size of the disk; an overlay takes its parent's unless told.
+    #[arg(value_name = "SIZE", value_parser = size)]
+    pub size: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct Info {
+    /// Every layer, from the top down.
+    #[arg(long, visible_alias = "backing-chain")]
+    pub chain: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub output: Output,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Map {
+    /// Begin here.
+    #[arg(short = 's', long, value_name = "OFFSET", value_parser = size, default_value = "0")]
+    pub start_offset: u64,
+    /// Look at so many bytes.
+    #[arg(short = 'l', long, value_name = "LEN", value_parser = size)]
+    pub max_length: Option<u64>,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub output: Output,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Check {
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub output: Output,
+    /// Print findings alone.
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Compare {
+    #[command(flatten)]
+    pub opening: Opening,
+    /// What B is; without it, it must be recognisable as LVD.
+    #[arg(short = 'F', long, value_enum, value_name = "FMT")]
+    pub second_format: Option<Format>,
+    /// Disks of different sizes differ, even if what one has more is all zeros.
+    #[arg(short, long)]
+    pub strict: bool,
+    #[command(flatten)]
+    pub running: Running,
+    #[arg(value_name = "A")]
+    pub first: PathBuf,
+    #[arg(value_name = "B")]
+    pub second: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Convert {
+    #[command(flatten)]
+    pub opening: Opening,
+    /// Format of DST (default lvd; must be said where the name ends in .raw or .img).
+    #[arg(short = 'O', long, value_enum, value_name = "FMT")]
+    pub output_format: Option<Format>,
+    #[command(flatten)]
+    pub running: Running,
+    #[arg(value_name = "SRC")]
+    pub source: PathBuf,
+    #[arg(value_name = "DST")]
+    pub target: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Resize {
+    /// Allow the disk to become smaller, which throws its end away.
+    #[arg(long)]
+    pub shrink: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    /// The new size, or with a sign the change.
+    #[arg(value_name = "[+|-]SIZE", allow_hyphen_values = true)]
+    pub size: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Rebase {
+    /// Change the link alone: the content of the new parent is said to be the old one's.
+    #[arg(short, long = "unsafe")]
+    pub unchecked: bool,
+    /// The new parent, relative to the image's directory; empty for none.
+    #[arg(short = 'b', long = "parent", value_name = "PARENT")]
+    pub parent: String,
+    /// The new parent's format; needed unless it is recognisable as LVD.
+    #[arg(short = 'F', long = "parent-format", value_enum, value_name = "FMT")]
+    pub parent_format: Option<Format>,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub running: Running,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Read {
+    #[command(flatten)]
+    pub opening: Opening,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    #[arg(value_name = "OFFSET", value_parser = size)]
+    pub offset: u64,
+    #[arg(value_name = "LEN", value_parser = size)]
+    pub length: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Write {
+    /// Write zeros instead of standard input.
+    #[arg(short, long, conflicts_with_all = ["pattern", "discard"])]
+    pub zero: bool,
+    /// Say that the range is no longer needed.
+    #[arg(long, conflicts_with = "pattern")]
+    pub discard: bool,
+    /// With --zero: give the space back to the host.
+    #[arg(long, requires = "zero")]
+    pub unmap: bool,
+    /// Write this byte over and over instead of standard input.
+    #[arg(short = 'P', long, value_name = "BYTE", value_parser = byte)]
+    pub pattern: Option<u8>,
+    /// Flush after every SIZE bytes, and then print the offset up to which all is durable.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub acknowledge: Option<u64>,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    #[arg(value_name = "OFFSET", value_parser = size)]
+    pub offset: u64,
+    /// Bytes to write; without it, all of standard input.
+    #[arg(value_name = "LEN", value_parser = size)]
+    pub length: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// Requests in all.
+    #[arg(short, long, value_name = "N", default_value_t = 75_000)]
+    pub count: u64,
+    /// Requests under way at the same time (one thread each).
+    #[arg(short, long, value_name = "N", default_value_t = 64)]
+    pub depth: usize,
+    /// Write instead of reading.
+    #[arg(short, long)]
+    pub write: bool,
+    /// Bytes of one request.
+    #[arg(short = 's', long, value_name = "SIZE", value_parser = size, default_value = "4K")]
+    pub buffer_size: u64,
+    /// Bytes from one request's start to the next one's (default: the buffer's size).
+    #[arg(short = 'S', long, value_name = "SIZE", value_parser = size)]
+    pub step_size: Option<u64>,
+    /// Where the first request starts.
+    #[arg(short = 'o', long, value_name = "OFFSET", value_parser = size, default_value = "0")]
+    pub offset: u64,
+    /// Flush after every N writes.
+    #[arg(long, value_name = "N", requires = "write")]
+    pub flush_interval: Option<u64>,
+    /// The byte that is written.
+    #[arg(long, value_name = "BYTE", value_parser = byte, default_value = "0")]
+    pub pattern: u8,
+    /// Print the time alone.
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub output: Output,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Stream {
+    /// The layer that stays below, by its path.
+    #[arg(long, value_name = "B")]
+    pub base: Option<PathBuf>,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub running: Running,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Commit {
+    /// The layer that is merged into, by its path (default: the one below).
+    #[arg(long, visible_alias = "base", value_name = "B")]
+    pub into: Option<PathBuf>,
+    /// The layer that is merged, by its path (default: IMG itself).
+    #[arg(long, value_name = "T")]
+    pub top: Option<PathBuf>,
+    /// Do not empty IMG afterwards.
+    #[arg(short = 'd', long)]
+    pub keep: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub running: Running,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+}
+
+/// How much of a chain is copied.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sync {
+    /// The whole disk.
+    #[default]
+    Full,
+    /// The top layer; the target gets the same parent.
+    Top,
+}
+
+#[derive(Args, Debug)]
+pub struct Mirror {
+    /// How much is copied.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "full")]
+    pub sync: Sync,
+    /// Format of TARGET.
+    #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
+    pub output_format: Format,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub running: Running,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Size of the disk.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M")]
+    pub size: u64,
+    /// Where the temporary directory is made.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Keep the files and say where they are.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// A size as users write it.
+pub fn size(text: &str) -> Result<u64, String> {
+    lvd::units::Size::parse(text).map(|size| size.0).map_err(|error| error.to_string())
+}
+
+fn byte(text: &str) -> Result<u8, String> {
+    size(text)?.try_into().map_err(|_| format!("'{text}' is not a byte (0 to 255)"))
+}

@@ -1,0 +1,184 @@
+//! `convert`, `mirror` and `compare`: one disk into another file, or held against it.
+
+use crate::args::{Compare, Convert, Format, Mirror, Opening, Running, Sync};
+use crate::open::{Disk, Target, beside};
+use crate::run::{self, Done};
+use crate::{Outcome, output};
+use lvd::chain::{Layer, RawDevice};
+use lvd::format::Parent;
+use lvd::image::CreateOptions;
+use lvd::jobs::{self, Job, Work};
+use lvd::storage::Storage;
+use lvd::{BlockDevice, Error, Result};
+use serde_json::json;
+use std::ops::Range;
+use std::path::{Path, absolute};
+use std::sync::Arc;
+
+pub fn convert(arguments: &Convert) -> Result<()> {
+    let format = match arguments.output_format {
+        Some(format) => format,
+        None => usual_format(&arguments.target)?,
+    };
+    copy(&arguments.source, &arguments.opening, &arguments.target, format, &arguments.running)
+}
+
+/// Where the name says raw and the user does not, either guess would be wrong for somebody.
+fn usual_format(target: &Path) -> Result<Format> {
+    match target.extension().and_then(|extension| extension.to_str()) {
+        Some("raw" | "img") => {
+            let name = target.display();
+            Err(Error::Invalid(format!("{name}: say what it is to be: -O raw or -O lvd")))
+        }
+        _ => Ok(Format::Lvd),
+    }
+}
+
+pub fn mirror(arguments: &Mirror) -> Result<()> {
+    let (format, running) = (arguments.output_format, &arguments.running);
+    match (arguments.sync, format) {
+        (Sync::Top, Format::Raw) => Err(Error::Invalid("a raw disk has no parent: --sync top needs -O lvd".into())),
+        (Sync::Top, Format::Lvd) => copy_top(arguments),
+        (Sync::Full, _) => {
+            if format == Format::Raw && !running.quiet {
+                let name = arguments.target.display();
+                output::complain(&format!("{name}: raw, so nothing in it says whether it is a whole copy"));
+            }
+            copy(&arguments.image, &arguments.opening, &arguments.target, format, running)
+        }
+    }
+}
+
+/// Copies the whole disk into a new file.
+fn copy(source: &Path, opening: &Opening, target: &Path, format: Format, running: &Running) -> Result<()> {
+    let source = Disk::open(source, opening, false)?;
+    let size = source.chain().size();
+    let target = Target::open(target, opening.cache)?;
+    target.keep_if(|| {
+        let (layer, fresh) = match format {
+            Format::Lvd => {
+                target.create(&CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() })?;
+                (Layer::Lvd(target.image()?), true)
+            }
+            Format::Raw => {
+                let storage = target.storage();
+                if storage.zeros_when_new() {
+                    storage.set_size(0)?;
+                }
+                (Layer::Raw(Arc::new(RawDevice::new(storage.clone(), true)?)), storage.zeros_when_new())
+            }
+        };
+        let job =
+            Job::new(jobs::Mirror::full(source.chain().top(), layer.clone(), fresh)?, source.chain().host().clone());
+        finish(&job, running, || layer.close())
+    })
+}
+
+/// Copies what the top layer holds into a new overlay of the same parent.
+fn copy_top(arguments: &Mirror) -> Result<()> {
+    let source = Disk::open(&arguments.image, &arguments.opening, false)?;
+    let image = source.chain().image(0)?;
+    let header = image.header();
+    let (Some(link), Some(section)) = (&header.parent, header.allocation()) else {
+        return Err(Error::Invalid(format!("{}: it has no parent, so its top is all of it", image.name())));
+    };
+    let hint = moved_hint(Path::new(image.name()), &link.hint, &arguments.target)?;
+    let options = CreateOptions {
+        virtual_size: header.virtual_size,
+        granularity_shift: section.granularity_shift,
+        parent: Some(Parent { hint, ..link.clone() }),
+        allocation: true,
+        copy_mark: true,
+    };
+    let target = Target::open(&arguments.target, arguments.opening.cache)?;
+    target.keep_if(|| {
+        target.create(&options)?;
+        let chain = target.chain(arguments.opening.cache)?;
+        let job = Job::new(jobs::Mirror::top(source.chain(), &chain)?, source.chain().host().clone());
+        finish(&job, &arguments.running, || chain.close())
+    })
+}
+
+/// The hint of `child`, as it has to read in a file at `target` to lead to the same parent.
+fn moved_hint(child: &Path, hint: &str, target: &Path) -> Result<String> {
+    let directory = |path: &Path| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        parent
+            .canonicalize()
+            .map_err(|error| Error::io(&path.display().to_string(), "cannot find its directory", error))
+    };
+    if Path::new(hint).is_absolute() || directory(child)? == directory(target)? {
+        return Ok(hint.to_owned());
+    }
+    let path = absolute(beside(child, hint)).map_err(|error| Error::io(hint, "cannot find it", error))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| Error::Invalid(format!("{}: a parent's path is kept in UTF-8", Path::new(&path).display())))
+}
+
+/// Runs the job and closes the target, whatever came of it.
+fn finish(job: &Job, running: &Running, close: impl FnOnce() -> Result<()>) -> Result<()> {
+    let done = run::run(job, running);
+    let closed = close();
+    let done = done?;
+    closed?;
+    run::tell(job, running, done)
+}
+
+pub fn compare(arguments: &Compare) -> Result<Outcome> {
+    let (opening, running) = (&arguments.opening, &arguments.running);
+    let first = Disk::open(&arguments.first, opening, false)?;
+    let second_opening = Opening { format: arguments.second_format, sidecar: None, ..opening.clone() };
+    let second = Disk::open(&arguments.second, &second_opening, false)?;
+    let work = Arc::new(jobs::Compare::new(first.chain().top(), second.chain().top(), arguments.strict));
+    let job = Job::new(Shared(work.clone()), first.chain().host().clone());
+    let done = run::run(&job, running)?;
+    tell_difference(arguments, (first.chain().size(), second.chain().size()), work.first_difference(), done)?;
+    Ok(if work.first_difference().is_none() { Outcome::Done } else { Outcome::Differ })
+}
+
+/// A comparison that is asked for its finding once the job has ended.
+#[derive(Debug)]
+struct Shared(Arc<jobs::Compare>);
+
+impl Work for Shared {
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn total(&self) -> u64 {
+        self.0.total()
+    }
+
+    fn alignment(&self) -> u64 {
+        self.0.alignment()
+    }
+
+    fn piece(&self, range: Range<u64>) -> Result<u64> {
+        self.0.piece(range)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.0.finish()
+    }
+}
+
+fn tell_difference(arguments: &Compare, sizes: (u64, u64), at: Option<u64>, done: Done) -> Result<()> {
+    if arguments.running.output.json() {
+        return output::json(&json!({
+            "identical": at.is_none(), "first-difference": at, "sizes": [sizes.0, sizes.1], "seconds": done.seconds,
+        }));
+    }
+    if arguments.running.quiet {
+        return Ok(());
+    }
+    let shorter = sizes.0.min(sizes.1);
+    match at {
+        None if sizes.0 == sizes.1 => output::line("Images are identical."),
+        None => output::line("Images are identical but for their sizes: what one has more is zeros."),
+        Some(at) if arguments.strict && sizes.0 != sizes.1 && at == shorter => {
+            output::line(format!("Images differ in size: {} and {} bytes.", sizes.0, sizes.1))
+        }
+        Some(at) => output::line(format!("Content mismatch at offset {at}!")),
+    }
+}

@@ -1,0 +1,202 @@
+//! Opening files as the user named them: disks with the chains below them, and new files to copy into.
+
+use crate::args::{Cache, Format, Opening};
+use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy};
+use lvd::format::Parent;
+use lvd::image::{CreateOptions, Image, OpenOptions};
+use lvd::storage::{Create, FileId, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
+use lvd::{Error, Result, Violation};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Time and random bytes of the operating system.
+pub fn host() -> Arc<dyn Host> {
+    Arc::new(OsHost::default())
+}
+
+/// Opens one file, which is there.
+pub fn file(path: &Path, write: bool, cache: Cache, lock: Option<LockMode>) -> Result<Arc<FileStorage>> {
+    let options = FileOptions { write, direct: cache == Cache::None, lock, ..FileOptions::default() };
+    FileStorage::open(path, &options).map(Arc::new)
+}
+
+/// Whether a file carries LVD's magic. Nothing else is ever concluded from a file's content.
+pub fn recognisable(storage: &dyn Storage) -> Result<bool> {
+    match Image::read_header(storage) {
+        Ok(_) => Ok(true),
+        Err(error) if error.violation() == Some(Violation::Magic) => Ok(false),
+        Err(error) if error.violation().is_some() => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// What `path` is: what the user says, or LVD if it is recognisable; nothing is guessed.
+pub fn format_of(storage: &dyn Storage, said: Option<Format>, option: &str) -> Result<Format> {
+    match said {
+        Some(format) => Ok(format),
+        None if recognisable(storage)? => Ok(Format::Lvd),
+        None => {
+            let name = storage.name();
+            Err(Error::Invalid(format!("{name}: not an LVD image; if it is a raw disk, say so with {option} raw")))
+        }
+    }
+}
+
+/// Opens parents where their hints lead, from the child's directory on: the user named the chain by naming its top.
+#[derive(Debug, Clone, Copy)]
+struct Hints {
+    cache: Cache,
+}
+
+impl ParentPolicy for Hints {
+    fn open(&self, link: &Parent, child: &str, write: bool) -> Result<Arc<dyn Storage>> {
+        if link.hint.is_empty() {
+            return Err(Error::Denied(format!(
+                "{child}: does not say where its parent is; give it one with rebase -u"
+            )));
+        }
+        Ok(file(&beside(Path::new(child), &link.hint), write, self.cache, None)?)
+    }
+}
+
+/// Where a hint in `child` leads.
+pub fn beside(child: &Path, hint: &str) -> PathBuf {
+    child.parent().unwrap_or(Path::new("")).join(hint)
+}
+
+/// A disk with all its layers.
+#[derive(Debug)]
+pub struct Disk {
+    chain: Chain,
+}
+
+impl Disk {
+    /// Opens the disk at `path`.
+    pub fn open(path: &Path, opening: &Opening, write: bool) -> Result<Disk> {
+        Disk::open_down_to(path, opening, write, None)
+    }
+
+    /// Opens it with the layers down to number `write_also` for writing, as a merge needs it.
+    pub fn open_down_to(path: &Path, opening: &Opening, write: bool, write_also: Option<usize>) -> Result<Disk> {
+        let options = ChainOptions {
+            write,
+            write_also,
+            trust_links: opening.trust_links,
+            ignore_marks: opening.ignore_marks,
+            ..ChainOptions::default()
+        };
+        let policy = Hints { cache: opening.cache };
+        let top = file(path, write, opening.cache, None)?;
+        if let Some(sidecar) = &opening.sidecar {
+            return Disk::open_volume(top, &file(sidecar, write, opening.cache, None)?, &policy, &options);
+        }
+        let chain = match format_of(&*top, opening.format, "-f")? {
+            Format::Lvd => Chain::open(top, host(), &policy, &options)?,
+            Format::Raw => Chain::open_raw(top, host(), &options)?,
+        };
+        Ok(Disk { chain })
+    }
+
+    fn open_volume(
+        volume: Arc<FileStorage>,
+        sidecar: &Arc<FileStorage>,
+        policy: &Hints,
+        options: &ChainOptions,
+    ) -> Result<Disk> {
+        // Once everything was streamed into the volume, its sidecar says so by holding no section.
+        let header = Image::read_header(&**sidecar)?;
+        let chain = if header.host.is_some() && header.sections.is_empty() {
+            Chain::open_raw(volume, host(), options)?
+        } else {
+            Chain::open_sidecar(sidecar.clone(), volume, host(), policy, options)?
+        };
+        Ok(Disk { chain })
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    pub fn top(&self) -> Result<&Layer> {
+        self.chain.layer(0)
+    }
+
+    /// The clean end of what was opened for writing.
+    pub fn close(&self) -> Result<()> {
+        self.chain.close()
+    }
+
+    /// The number of the layer in the file at `path`.
+    pub fn layer_in(&self, path: &Path) -> Result<usize> {
+        let wanted = file(path, false, Cache::Writeback, None)?.id();
+        let id = |layer: &Layer| file_of(layer).id();
+        let found = self.chain.layers.iter().position(|layer| wanted.is_some() && id(layer) == wanted);
+        found.ok_or_else(|| {
+            Error::Invalid(format!("{}: not a layer of the chain of {}", path.display(), self.chain.name()))
+        })
+    }
+}
+
+/// The file that a layer lies in.
+pub fn file_of(layer: &Layer) -> &Arc<dyn Storage> {
+    match layer {
+        Layer::Lvd(image) => image.storage(),
+        Layer::Raw(raw) => raw.storage(),
+    }
+}
+
+/// A file that something new is put into. What it held before is lost, as with qemu-img.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    storage: Arc<FileStorage>,
+    /// Made by this command, so taken away again if the command fails.
+    made: bool,
+}
+
+impl Target {
+    /// Makes the file, or opens the one that is there, held against everybody else.
+    pub fn open(path: &Path, cache: Cache) -> Result<Target> {
+        let made = fs::symlink_metadata(path).is_err();
+        let create = if made { Create::New } else { Create::No };
+        let (direct, lock) = (cache == Cache::None, Some(LockMode::Exclusive));
+        let storage = FileStorage::open(path, &FileOptions { write: true, create, direct, lock })?;
+        Ok(Target { path: path.to_owned(), storage: Arc::new(storage), made })
+    }
+
+    pub fn storage(&self) -> &Arc<FileStorage> {
+        &self.storage
+    }
+
+    pub fn id(&self) -> Option<FileId> {
+        self.storage.id()
+    }
+
+    /// Makes the file an LVD image.
+    pub fn create(&self, options: &CreateOptions) -> Result<()> {
+        Image::create(&*self.storage, &*host(), options)
+    }
+
+    /// Opens the image that was just made in it, copy mark or not.
+    pub fn image(&self) -> Result<Arc<Image>> {
+        let options = OpenOptions { write: true, ignore_marks: true, ..OpenOptions::default() };
+        Image::open(self.storage.clone(), host(), &options).map(Arc::new)
+    }
+
+    /// The chain whose top was just made in it.
+    pub fn chain(&self, cache: Cache) -> Result<Chain> {
+        let options = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
+        Chain::open(self.storage.clone(), host(), &Hints { cache }, &options)
+    }
+
+    /// Does `work` with it; a file that this command made goes if that fails.
+    pub fn keep_if<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let result = work();
+        if result.is_err() && self.made {
+            // The first error is the one to tell.
+            let _ = fs::remove_file(&self.path);
+        }
+        result
+    }
+}
