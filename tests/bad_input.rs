@@ -160,7 +160,8 @@ fn sample(place: &Place) -> (PathBuf, Vec<u8>) {
     lvd!("create", "-b", "base.raw", "-F", "raw", &image).ok();
     for _ in 0..12 {
         let offset = random.below(disk.len() as u64 - 9000);
-        let bytes = random.bytes(1 + random.below(9000) as usize);
+        let length = 1 + random.below(9000) as usize;
+        let bytes = random.bytes(length);
         feed(["write", &image.display().to_string(), &offset.to_string()], &bytes).ok();
         disk[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
     }

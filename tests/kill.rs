@@ -175,7 +175,7 @@ fn create() {
         &["create", "-b", "top.lvd", "new.lvd"],
         b"",
         |place, _| unchanged(place, "top.lvd", &disks.top),
-        { |place| same(&content(&target(place)), &disks.top, "overlay") },
+        |place| same(&content(&target(place)), &disks.top, "overlay"),
     );
 }
 

@@ -1,5 +1,5 @@
 //! What the black-box tests share: the built command, peers, temporary files, numbers out of a seed.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
