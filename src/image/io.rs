@@ -222,13 +222,13 @@ impl Image {
 
     /// Brings the absent blocks that `range` touches into this layer, as they read now: copy-on-read, stream.
     ///
-    /// Content and epoch stay the same. Zeros become holes, and present. Returns the bytes that were absent.
+    /// Content and epoch stay the same. Zeros become holes, and present. Returns the bytes that were copied.
     pub fn fill(&self, range: Range<u64>) -> Result<u64> {
         let layout = read(&self.layout);
         self.check_range(&layout, &range)?;
         self.check_writable()?;
         let Some(allocation) = &layout.allocation else { return Ok(0) };
-        let (mut at, mut filled) = (range.start / layout.granule * layout.granule, 0);
+        let (mut at, mut copied) = (range.start / layout.granule * layout.granule, 0);
         while at < range.end {
             let blocks = layout.blocks(&(at..range.end));
             let run = allocation.run(blocks.start, blocks.end)?;
@@ -238,16 +238,16 @@ impl Image {
                 continue;
             }
             self.order.begin(Session::Filling, Some(allocation))?;
-            let next = self.fill_piece(&layout, allocation, at..end)?;
+            let (next, zeros) = self.fill_piece(&layout, allocation, at..end)?;
             self.relieve(allocation)?;
-            filled += next - at;
+            copied += if zeros { 0 } else { next - at };
             at = next;
         }
-        Ok(filled)
+        Ok(copied)
     }
 
-    /// Fills the first piece of `range`, all of it absent a moment ago, and says where the piece ends.
-    fn fill_piece(&self, layout: &Layout, allocation: &Allocation, range: Range<u64>) -> Result<u64> {
+    /// Fills the first piece of `range`, all of it absent a moment ago, and says where the piece ends, and whether it was zeros.
+    fn fill_piece(&self, layout: &Layout, allocation: &Allocation, range: Range<u64>) -> Result<(u64, bool)> {
         let below = layout.extent_below(range.start, range.end)?;
         let zeros = below.kind == ExtentKind::Zero;
         let limit = if zeros { ZERO_STRIDE * layout.granule } else { FILL_CHUNK.max(layout.granule) };
@@ -277,7 +277,7 @@ impl Image {
             }
             at = stop;
         }
-        Ok(piece.end)
+        Ok((piece.end, zeros))
     }
 
     fn copy_up(&self, layout: &Layout, range: Range<u64>) -> Result<()> {

@@ -60,6 +60,7 @@ impl Merge {
             let why = "another layer is being merged into it: finish that merge first";
             return Err(Error::refused(chain.layer(base)?.name(), why, Violation::Marked));
         }
+        has_room(chain.layer(base)?, image.size())?;
         let marks = marks(&layers)?;
         let hint = chain.hint(top, base)?;
         let mut upper = layers;
@@ -172,6 +173,19 @@ impl Work for Merge {
         }
         if self.empty { self.top.empty(&*self.host) } else { Ok(()) }
     }
+}
+
+/// Refuses a base on a device that is too small, before a mark says that the merge has begun.
+fn has_room(base: &Layer, size: u64) -> Result<()> {
+    let (storage, offset) = match base {
+        Layer::Lvd(image) => image.data_location(),
+        Layer::Raw(raw) => (raw.storage().clone(), 0),
+    };
+    let grows = !storage.zeros_when_new() && size > base.size();
+    if grows && storage.size()? < offset.saturating_add(size) {
+        return Err(Error::NoSpace { file: storage.name().into() });
+    }
+    Ok(())
 }
 
 /// The mark for each layer below the first: the merge's top, and the epoch that the link to the layer names. So this

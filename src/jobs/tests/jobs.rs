@@ -188,6 +188,32 @@ fn rebase_keeps_the_view() {
     }
 }
 
+/// Copy-on-read into a raw volume: the stream makes the volume whole, and the sidecar says so.
+#[test]
+fn a_stream_fills_a_volume_through_its_sidecar() {
+    let mut random = Random::new(11);
+    let mut scene = Scene::new(&mut random, 1);
+    let below = scene.files.open_with(scene.top(), &ChainOptions::default(), &Fuse::new(0)).unwrap();
+    let size = below.size() + 5000;
+    let parent = Some(below.layers[0].link(below.size(), scene.names[0].clone()).unwrap());
+    let (sidecar, volume) = (scene.files.add("sidecar"), scene.files.add("volume"));
+    volume.write_at(&vec![0xee; size as usize], 0).unwrap();
+    let options = CreateOptions { virtual_size: size, parent, ..CreateOptions::default() };
+    Image::create_sidecar(&*sidecar, &*volume, &*host(), &options).unwrap();
+    let options = ChainOptions { write: true, ..ChainOptions::default() };
+    let policy = ByName(&scene.files, Fuse::new(0));
+    let chain = Chain::open_sidecar(sidecar, volume.clone(), host(), &policy, &options).unwrap();
+    let mut view = scene.views[0].clone();
+    view.resize(size as usize, 0);
+    for _ in 0..5 {
+        change(&mut random, &chain, &mut view);
+    }
+    finish(&Job::new(Stream::new(&chain, None).unwrap(), host()), 30_000).unwrap();
+    chain.close().unwrap();
+    assert!(chain.image(0).unwrap().complete());
+    assert!(volume.contents() == view);
+}
+
 #[test]
 fn an_unsafe_rebase_changes_the_link_alone() {
     let mut random = Random::new(7);
