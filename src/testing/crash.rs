@@ -368,6 +368,10 @@ impl Branch {
         self.before.iter().cloned().chain(disk.events().iter().map(ToString::to_string)).collect()
     }
 
+    pub(super) fn barrier_failed(&self) -> bool {
+        self.path.contains("/eio")
+    }
+
     fn is_body(&self) -> bool {
         self.path.ends_with("/none")
     }

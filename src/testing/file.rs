@@ -2,7 +2,7 @@
 
 use super::sector::{SECTOR, Sector, mix};
 use crate::limits::SECTOR_SIZE;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -85,20 +85,9 @@ impl Content {
 /// What was done to a file and is not known to be durable.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Sectors from `first` on were written. A write of odd bytes carries the sectors as the cache shows them.
-    Write {
-        /// Number of the first sector.
-        first: u64,
-        /// Their contents.
-        sectors: Vec<Sector>,
-    },
-    /// Sectors were punched or zeroed.
-    Zero {
-        /// Their numbers.
-        sectors: Range<u64>,
-        /// Sectors at the ends that were zeroed in part, as the cache shows them.
-        ends: Vec<(u64, Sector)>,
-    },
+    /// Sectors were written, punched or zeroed: their numbers and contents, in order. What was done to a part of a
+    /// sector carries the whole sector as the cache shows it.
+    Sectors(Vec<(u64, Sector)>),
     /// The length was set, or raised by a write past the end.
     Size(u64),
     /// The file was created.
@@ -118,15 +107,10 @@ pub struct Op {
 
 impl Op {
     /// The contents the operation gives to sectors, in order.
-    pub fn contents(&self) -> Vec<(u64, Sector)> {
+    pub fn contents(&self) -> &[(u64, Sector)] {
         match &self.action {
-            Action::Write { first, sectors } => (*first..).zip(sectors.iter().cloned()).collect(),
-            Action::Zero { sectors, ends } => {
-                let mut contents: BTreeMap<u64, Sector> = sectors.clone().map(|n| (n, Sector::zero())).collect();
-                contents.extend(ends.iter().cloned());
-                contents.into_iter().collect()
-            }
-            Action::Size(_) | Action::Entry => Vec::new(),
+            Action::Sectors(contents) => contents,
+            Action::Size(_) | Action::Entry => &[],
         }
     }
 }
@@ -194,10 +178,14 @@ impl SimFile {
         if end > self.cache.size {
             self.set_size(end, number);
         }
-        let first = offset / SECTOR_SIZE;
-        let sectors: Vec<Sector> = (first..end.div_ceil(SECTOR_SIZE)).map(|n| self.overlaid(n, data, offset)).collect();
-        Arc::make_mut(&mut self.cache).sectors.extend((first..).zip(sectors.iter().cloned()));
-        self.push(Action::Write { first, sectors }, number);
+        let numbers = offset / SECTOR_SIZE..end.div_ceil(SECTOR_SIZE);
+        let contents = numbers.map(|n| (n, self.overlaid(n, data, offset))).collect();
+        self.put(contents, number);
+    }
+
+    fn put(&mut self, contents: Vec<(u64, Sector)>, number: u64) {
+        Arc::make_mut(&mut self.cache).sectors.extend(contents.iter().cloned());
+        self.push(Action::Sectors(contents), number);
     }
 
     /// Sector `number` of the cache under `data` at `offset`.
@@ -220,20 +208,20 @@ impl SimFile {
         if range.is_empty() {
             return;
         }
-        let sectors = range.start.div_ceil(SECTOR_SIZE)..range.end.div_ceil(SECTOR_SIZE);
-        let first = range.start / SECTOR_SIZE;
-        let last = sectors.end - 1;
-        let ends: Vec<(u64, Sector)> = [first, last]
-            .into_iter()
-            .filter(|n| n * SECTOR_SIZE < range.start || (n + 1) * SECTOR_SIZE > range.end)
-            .map(|n| (n, self.zeroed(n, &range)))
-            .collect();
-        let cache = Arc::make_mut(&mut self.cache);
-        for n in sectors.clone() {
-            cache.sectors.insert(n, Sector::zero());
-        }
-        cache.sectors.extend(ends.iter().cloned());
-        self.push(Action::Zero { sectors, ends }, number);
+        let numbers = range.start / SECTOR_SIZE..range.end.div_ceil(SECTOR_SIZE);
+        let contents = match self.device {
+            true => numbers.map(|n| (n, self.zeroed(n, &range))).collect(),
+            // Elsewhere there are holes already.
+            false => self.held(&numbers).into_iter().map(|n| (n, self.zeroed(n, &range))).collect(),
+        };
+        self.put(contents, number);
+    }
+
+    /// Sectors of `numbers` that hold anything, or may after a crash.
+    fn held(&self, numbers: &Range<u64>) -> BTreeSet<u64> {
+        let kept = [&self.cache, &self.durable].into_iter().flat_map(|content| content.sectors.range(numbers.clone()));
+        let in_flight = self.pending.iter().flat_map(Op::contents).map(|(number, _)| *number);
+        kept.map(|(number, _)| *number).chain(in_flight.filter(|number| numbers.contains(number))).collect()
     }
 
     fn zeroed(&self, number: u64, range: &Range<u64>) -> Sector {
@@ -273,11 +261,10 @@ impl SimFile {
                 cut(older, size.div_ceil(SECTOR_SIZE));
             }
         }
-        let contents = op.contents();
         for older in self.pending.iter_mut().filter(|older| older.number < op.number) {
-            supersede(older, &contents);
+            supersede(older, op.contents());
         }
-        Arc::make_mut(&mut self.durable).sectors.extend(contents);
+        Arc::make_mut(&mut self.durable).sectors.extend(op.contents().iter().cloned());
     }
 
     /// A barrier has failed, as Linux fails it: what it covered is clean in the page cache and nowhere else.
@@ -296,37 +283,14 @@ impl SimFile {
 
 /// An older operation no longer decides about sectors from `end` on, which a durable shorter length took away.
 fn cut(older: &mut Op, end: u64) {
-    match &mut older.action {
-        Action::Write { first, sectors } => sectors.truncate(end.saturating_sub(*first) as usize),
-        Action::Zero { sectors, ends } => {
-            sectors.end = sectors.end.min(end).max(sectors.start);
-            ends.retain(|(number, _)| *number < end);
-        }
-        Action::Size(_) | Action::Entry => {}
+    if let Action::Sectors(contents) = &mut older.action {
+        contents.retain(|(number, _)| *number < end);
     }
 }
 
 /// An older operation no longer decides about sectors that a durable one has since written.
 fn supersede(older: &mut Op, contents: &[(u64, Sector)]) {
-    let touched = |number: u64| contents.binary_search_by_key(&number, |c| c.0).is_ok();
-    match &mut older.action {
-        Action::Write { first, sectors } => {
-            // The content of the later write takes the place of the earlier: whichever is kept, it is the later.
-            for (number, sector) in (*first..).zip(sectors.iter_mut()) {
-                if touched(number) {
-                    let at = contents.binary_search_by_key(&number, |c| c.0).expect("just found");
-                    *sector = contents[at].1.clone();
-                }
-            }
-        }
-        Action::Zero { sectors, ends } => {
-            for number in sectors.clone() {
-                if let Ok(at) = contents.binary_search_by_key(&number, |c| c.0) {
-                    ends.retain(|end| end.0 != number);
-                    ends.push(contents[at].clone());
-                }
-            }
-        }
-        Action::Size(_) | Action::Entry => {}
+    if let Action::Sectors(old) = &mut older.action {
+        old.retain(|(number, _)| contents.binary_search_by_key(number, |c| c.0).is_err());
     }
 }

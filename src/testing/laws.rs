@@ -52,7 +52,8 @@ pub struct Epochs(HashMap<(Uuid, Uuid), Named>);
 
 #[derive(Debug)]
 struct Named {
-    content: u64,
+    /// A hash of each sector; 0 where a failed barrier has left it in doubt.
+    content: Vec<u64>,
     /// A second content was seen.
     several: bool,
     /// Somebody may rely on the epoch: it was seen in a closed or filling file, or a child names it.
@@ -61,9 +62,16 @@ struct Named {
 
 impl Epochs {
     /// Law E: takes in a content under its epoch.
-    fn note(&mut self, header: &Header, content: u64, sealed: bool) -> std::result::Result<(), Breach> {
-        let named = self.0.entry((header.uuid, header.epoch)).or_insert(Named { content, several: false, sealed });
-        named.several |= named.content != content;
+    fn note(&mut self, header: &Header, content: &[u64], sealed: bool) -> std::result::Result<(), Breach> {
+        let first = || Named { content: content.to_vec(), several: false, sealed };
+        let named = self.0.entry((header.uuid, header.epoch)).or_insert_with(first);
+        named.several |= named.content.len() != content.len();
+        for (known, seen) in named.content.iter_mut().zip(content) {
+            if *seen == 0 {
+                *known = 0;
+            }
+            named.several |= *known != 0 && known != seen;
+        }
         named.sealed |= sealed;
         if named.several && named.sealed {
             let what = format!("epoch {} of {} names more than one content", header.epoch, header.uuid);
@@ -77,7 +85,7 @@ impl Epochs {
 /// was not promised and does not open.
 pub fn judge(disk: &SimDisk, views: &[View], epochs: &mut Epochs) -> std::result::Result<Vec<Option<Seen>>, Breach> {
     let mut seen = Vec::with_capacity(views.len());
-    let mut headers: Vec<(Arc<Header>, u64)> = Vec::new();
+    let mut headers: Vec<(Arc<Header>, Vec<u64>)> = Vec::new();
     for view in views {
         let opened = match (view.open)(disk) {
             Ok(opened) => opened,
@@ -99,7 +107,7 @@ pub fn judge(disk: &SimDisk, views: &[View], epochs: &mut Epochs) -> std::result
         let links = headers.iter().filter_map(|(child, _)| child.parent.as_ref()?.identity);
         let named_by_child = links.into_iter().any(|id| (id.uuid, id.epoch) == (header.uuid, header.epoch));
         let sealed = header.state != State::Writing || named_by_child;
-        epochs.note(header, *content, sealed)?;
+        epochs.note(header, content, sealed)?;
     }
     match disk.written_read_only() {
         true => Err(Breach::new('R', "opening for reading wrote")),
@@ -111,15 +119,18 @@ fn named(view: &View, breach: Breach) -> Breach {
     Breach::new(breach.law, format!("{}: {}", view.name, breach.what))
 }
 
-/// Rot on top of a crash: with the newest header slot of a file gone, what still opens is still right. (Law E may
-/// break then, and an open may be refused: stated limits.)
+/// Rot on top of a crash: with the newest header slot of a file gone, its disk reads right if it still opens. (Law E may
+/// break then: children may take it for what it was. And an open may be refused. Both are stated limits.)
 pub fn judge_rotten(disk: &SimDisk, views: &[View]) -> std::result::Result<(), Breach> {
     for name in disk.names() {
-        let Some(slot) = newest_slot(disk, &name) else { continue };
+        let Some((slot, uuid)) = newest_slot(disk, &name) else { continue };
         let rotten = disk.fork();
         rotten.rot(&name, slot * SLOT_SIZE);
         for view in views {
             let Ok(opened) = (view.open)(&rotten) else { continue };
+            if opened.header.is_none_or(|header| header.uuid != uuid) {
+                continue;
+            }
             let size = opened.device.size().min(view.model.size());
             view.model.check_content(&*opened.device, size).map_err(|breach| {
                 Breach::new(
@@ -132,16 +143,16 @@ pub fn judge_rotten(disk: &SimDisk, views: &[View]) -> std::result::Result<(), B
     Ok(())
 }
 
-/// The slot with the higher sequence number, if both are whole.
-fn newest_slot(disk: &SimDisk, name: &str) -> Option<u64> {
+/// The slot with the higher sequence number, if both are whole and not equal, and the file's UUID.
+fn newest_slot(disk: &SimDisk, name: &str) -> Option<(u64, Uuid)> {
     let content = disk.cached(name)?;
     let slots = [0, 1].map(|slot| {
         let mut bytes = [0; HEADER_BYTES];
         content.read(&mut bytes, slot * SLOT_SIZE);
-        Header::decode(&bytes).map(|header| header.sequence)
+        Header::decode(&bytes)
     });
     let [Ok(first), Ok(second)] = slots else { return None };
-    (first != second).then_some(u64::from(second > first))
+    (first.sequence != second.sequence).then_some((u64::from(second.sequence > first.sequence), first.uuid))
 }
 
 /// A hash of what is expected, for telling apart states that were already judged.

@@ -10,6 +10,7 @@
 //! | [`laws`] | what holds in every state |
 //! | [`hostile`] | files made to be opened |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
+//! | [`scenarios`] | the stories that are explored |
 
 pub mod choices;
 pub mod crash;
@@ -19,6 +20,7 @@ pub mod hostile;
 pub mod laws;
 pub mod model;
 pub mod pending;
+pub mod scenarios;
 pub mod sector;
 pub mod sim;
 pub mod world;

@@ -213,6 +213,46 @@ impl Model {
         }
     }
 
+    /// The same disk with another size, which it has had for long.
+    pub fn resized(mut self, size: u64) -> Model {
+        self.begin_resize(size);
+        self.end_resize();
+        self
+    }
+
+    /// The same content as on a device of `size` bytes, whose bytes past the last whole sector are not watched.
+    pub fn device_of(mut self, size: u64) -> Model {
+        drop(self.cells.split_off(&(self.size() / SECTOR_SIZE)));
+        self.sizes = vec![size];
+        self
+    }
+
+    /// The disk as its guest sees it, all of it durable.
+    pub fn durable(mut self) -> Model {
+        self.sizes.drain(..self.sizes.len() - 1);
+        self.cells.values_mut().for_each(|cell| *cell = Cell::of(cell.current().clone()));
+        self
+    }
+
+    /// A job begins that gives this disk the content, and at least the size, of `other`.
+    pub fn becoming(&mut self, other: &Model) {
+        if other.size() > self.size() {
+            self.begin_resize(other.size());
+        }
+        for (number, cell) in &other.cells {
+            if let Some(own) = self.cells.get_mut(number)
+                && own.current() != cell.current()
+            {
+                own.push(cell.current().clone());
+            }
+        }
+    }
+
+    /// The job has ended: all is durable.
+    pub fn became(&mut self) {
+        *self = std::mem::replace(self, Model::zeros(0)).durable();
+    }
+
     /// Runs of watched bytes within `size`.
     fn runs(&self, size: u64) -> impl Iterator<Item = Range<u64>> + '_ {
         let runs = self.windows.iter().map(move |window| {
@@ -287,17 +327,13 @@ impl Model {
         }
     }
 
-    /// A hash of what was seen, sectors in doubt left out.
-    pub fn fingerprint(&self, seen: &Seen) -> u64 {
-        let sure =
-            self.sectors_of(seen).filter(|(number, _)| self.cells.get(number).is_none_or(|cell| cell.doubt == 0));
-        sure.fold(seen.size, |state, (_, bytes)| {
-            bytes.chunks(8).fold(mix(state, 1), |state, word| {
-                let mut padded = [0; 8];
-                padded[..word.len()].copy_from_slice(word);
-                mix(state, u64::from_le_bytes(padded))
-            })
-        })
+    /// A hash of each sector that was seen, 0 for one in doubt, and the size.
+    pub fn fingerprint(&self, seen: &Seen) -> Vec<u64> {
+        let hashes = self.sectors_of(seen).map(|(number, bytes)| {
+            let doubtful = self.cells.get(&number).is_some_and(|cell| cell.doubt > 0);
+            if doubtful { 0 } else { hash_of(bytes) }
+        });
+        hashes.chain([seen.size]).collect()
     }
 
     /// A hash of what is allowed.
@@ -329,4 +365,13 @@ impl Model {
         }
         Ok(Ok(()))
     }
+}
+
+fn hash_of(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks(8).map(|word| {
+        let mut padded = [0; 8];
+        padded[..word.len()].copy_from_slice(word);
+        u64::from_le_bytes(padded)
+    });
+    words.fold(1, mix).max(1)
 }

@@ -123,7 +123,7 @@ impl Pending {
                         arrivals.push((order, Arrival { unit, choice: 1, effect: Effect::Size(*size) }));
                     }
                 }
-                Action::Write { .. } | Action::Zero { .. } => {
+                Action::Sectors(_) => {
                     let (payload, metadata) = split(file, op);
                     for (number, sector) in metadata {
                         versions.entry(number).or_default().push((order, sector));
@@ -244,23 +244,14 @@ fn shortened(file: &SimFile) -> bool {
 
 /// An operation's contents in the payload area and outside it.
 fn split(file: &SimFile, op: &Op) -> (Vec<(u64, Sector)>, Vec<(u64, Sector)>) {
-    op.contents().into_iter().partition(|(number, _)| file.payload.contains(&(number * SECTOR_SIZE)))
+    op.contents().iter().cloned().partition(|(number, _)| file.payload.contains(&(number * SECTOR_SIZE)))
 }
 
-fn span(op: &Op) -> Range<u64> {
-    match &op.action {
-        Action::Write { first, sectors } => *first..*first + sectors.len() as u64,
-        Action::Zero { sectors, ends } => {
-            let first = ends.iter().map(|end| end.0).chain([sectors.start]).min().unwrap_or_default();
-            first..sectors.end
-        }
-        Action::Size(_) | Action::Entry => 0..0,
-    }
-}
-
+/// Whether two operations speak of one sector.
 fn overlaps(a: &Op, b: &Op) -> bool {
-    let (a, b) = (span(a), span(b));
-    a.start < b.end && b.start < a.end
+    let (a, b) = (a.contents(), b.contents());
+    let (shorter, longer) = if a.len() < b.len() { (a, b) } else { (b, a) };
+    shorter.iter().any(|(number, _)| longer.binary_search_by_key(number, |content| content.0).is_ok())
 }
 
 #[cfg(test)]

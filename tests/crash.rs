@@ -1,0 +1,113 @@
+//! Power loss at every point of every scenario, and the proof that each ordering step is needed.
+//!
+//! `LVD_CRASH_FULL=1` walks every point with up to 2^20 states in full. `LVD_CRASH_REPLAY=PATH` goes to the state that a
+//! finding names, and prints what led there. `LVD_CRASH_ONLY=NAME` explores one scenario.
+
+use lvd::switch::{Step, without_step};
+use lvd::testing::crash::{Explorer, Finding, Limits, Report, Scenario};
+use lvd::testing::scenarios::ALL;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Does `work` for every item, on as many threads as there are processors; the results in the items' order.
+fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, R)>> = Mutex::default();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed).min(items.len())) {
+                    let index = items.iter().position(|other| std::ptr::eq(other, item)).unwrap_or_default();
+                    let result = work(item);
+                    results.lock().unwrap().push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap();
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn chosen() -> Vec<&'static Scenario> {
+    let only = std::env::var("LVD_CRASH_ONLY").ok();
+    ALL.iter().copied().filter(|scenario| only.as_ref().is_none_or(|only| scenario.name == only)).collect()
+}
+
+#[test]
+fn no_state_of_any_scenario_breaks_a_law() {
+    let limits = if std::env::var_os("LVD_CRASH_FULL").is_some() { Limits::FULL } else { Limits::USUAL };
+    let start = Instant::now();
+    let scenarios = chosen();
+    let timed = |scenario: &&'static Scenario| {
+        let start = Instant::now();
+        (Explorer::explore(scenario, limits), start.elapsed())
+    };
+    let reports = each(&scenarios, timed);
+    println!(
+        "{:28} {:>7} {:>7} {:>9} {:>9} {:>8} {:>6}",
+        "scenario", "points", "in full", "states", "disks", "go on", "faults"
+    );
+    let mut sum = Report::default();
+    for (scenario, (report, time)) in scenarios.iter().zip(&reports) {
+        print_row(scenario.name, report, *time);
+        sum.points += report.points;
+        sum.exhaustive += report.exhaustive;
+        sum.states += report.states;
+        sum.disks += report.disks;
+        sum.recoveries += report.recoveries;
+        sum.faults += report.faults;
+    }
+    print_row("all", &sum, start.elapsed());
+    let findings: Vec<&Finding> = reports.iter().flat_map(|(report, _)| &report.findings).collect();
+    for finding in findings.iter().take(3) {
+        println!("\n{finding}");
+    }
+    assert!(findings.is_empty(), "{} states break a law", findings.len());
+}
+
+fn print_row(name: &str, report: &Report, time: Duration) {
+    let Report { points, exhaustive, states, disks, recoveries, faults, .. } = report;
+    println!("{name:28} {points:>7} {exhaustive:>7} {states:>9} {disks:>9} {recoveries:>8} {faults:>6}   {time:.1?}");
+}
+
+#[test]
+fn every_step_is_needed() {
+    let found = each(Step::ALL, |step| without_step(*step, || first_finding(*step)));
+    println!("{:8} {:28} first trace", "step", "scenario");
+    for (step, found) in Step::ALL.iter().zip(&found) {
+        match found {
+            Some((scenario, what)) => println!("{:8} {scenario:28} {what}", step.id()),
+            None => println!("{:8} NOT FOUND                    {}", step.id(), step.rule()),
+        }
+    }
+    let missing: Vec<&Step> =
+        Step::ALL.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(step, _)| step).collect();
+    assert!(missing.is_empty(), "nothing breaks without {missing:?}");
+}
+
+/// The first law that breaks on this thread, with the step that it leaves out.
+fn first_finding(_: Step) -> Option<(&'static str, String)> {
+    ALL.iter().find_map(|scenario| {
+        let report = catch_unwind(AssertUnwindSafe(|| Explorer::explore(scenario, Limits::SEARCH)));
+        match report {
+            Ok(report) => {
+                report.findings.first().map(|finding| (scenario.name, format!("{}: {}", finding.path, finding.breach)))
+            }
+            Err(_) => Some((scenario.name, "a panic".into())),
+        }
+    })
+}
+
+#[test]
+fn replay() {
+    let Ok(path) = std::env::var("LVD_CRASH_REPLAY") else { return };
+    let report = Explorer::replay(ALL, &path).expect("a path as a finding prints it");
+    for finding in &report.findings {
+        println!("{finding}");
+    }
+    assert!(!report.findings.is_empty(), "no law is broken there");
+}
