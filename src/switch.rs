@@ -35,6 +35,7 @@ steps! {
     SessionSync "ORD-20" "a session syncs its files before its first write"
     RewriteHeader "ORD-21" "a session rewrites the newest header slot as it was, before its first barrier"
     RewritePages "ORD-22" "after an unclean session written pages are rewritten as they were, before that barrier"
+    MendSlot "ORD-23" "a slot that differs from the newest header is made equal to it, and barriered, before an update writes it"
     OtherSlot "ORD-30" "an update writes the slot that does not hold the newest barriered header"
     HeaderBarrier "ORD-31" "a header is barriered before anything relies on it"
     EqualSlots "ORD-32" "both slots are equal and barriered before what only the older header names is reused"

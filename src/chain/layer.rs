@@ -76,7 +76,7 @@ impl Layer {
     ///
     /// # Errors
     /// [`Error::Invalid`] if that is more than it has; [`Error::Refused`] if its epoch is open: a link may name only
-    /// content that stays as it is.
+    /// content that stays as it is. The host's, since what a link names is durable.
     pub fn link(&self, visible_length: u64, hint: String) -> Result<Parent> {
         if visible_length > self.size() {
             let (name, size) = (self.name(), self.size());
@@ -84,6 +84,7 @@ impl Layer {
                 "{name}: {visible_length} bytes of it cannot be visible: it has {size}"
             )));
         }
+        self.secure()?;
         let Layer::Lvd(image) = self else {
             return Ok(Parent { identity: None, format: ParentFormat::Raw, visible_length, hint });
         };
@@ -94,6 +95,18 @@ impl Layer {
         }
         let identity = Some(Identity { uuid: header.uuid, epoch: header.epoch });
         Ok(Parent { identity, format: ParentFormat::Lvd, visible_length, hint })
+    }
+
+    /// Makes durable what it shows: a process that was killed may have left it in the page cache alone (CHN-07).
+    fn secure(&self) -> Result<()> {
+        match self {
+            Layer::Lvd(image) if image.writable() => image.flush(),
+            Layer::Lvd(image) => {
+                image.data_location().0.sync()?;
+                image.storage().sync()
+            }
+            Layer::Raw(raw) => raw.storage().sync(),
+        }
     }
 
     /// Flushes and closes it, if it was opened for writing.

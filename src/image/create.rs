@@ -100,12 +100,19 @@ fn add_allocation(header: &mut Header, host: &dyn Host, options: &CreateOptions,
 fn write_new(file: &dyn Storage, header: &Header, metadata_end: u64, length: u64) -> Result<()> {
     let bytes =
         header.encode().map_err(|violation| Error::Invalid(format!("{}: no such image: {violation}", file.name())))?;
+    let old = file.size()?;
+    if !file.zeros_when_new() && old < length {
+        return Err(Error::NoSpace { file: file.name().into() });
+    }
+    if old > 0 {
+        // An older image goes before what its headers name: half of it is no image that anybody had.
+        file.punch(0..SLOTS_END)?;
+        file.sync()?;
+    }
     if file.zeros_when_new() {
         // What an older file held would else be the new disk's content.
         file.set_size(0)?;
         file.set_size(length)?;
-    } else if file.size()? < length {
-        return Err(Error::NoSpace { file: file.name().into() });
     }
     if !skipped(Step::ZeroedSpace) {
         // Slots of an older image, and what an older file or a block device holds where the bits will be.

@@ -123,6 +123,9 @@ impl BlockDevice for Image {
 
     fn flush(&self) -> Result<()> {
         let layout = read(&self.layout);
+        if self.writable {
+            self.order.secure_found(layout.allocation.as_ref())?;
+        }
         self.order.flush(layout.allocation.as_ref())
     }
 

@@ -81,8 +81,8 @@ impl Image {
         chosen: Chosen,
         options: &OpenOptions,
     ) -> Result<Image> {
-        let Chosen { header, slot, bytes, .. } = chosen;
-        check_marks(file.name(), &header, options)?;
+        let header = &chosen.header;
+        check_marks(file.name(), header, options)?;
         header.check_size(file.size()?).map_err(|flaw| flaw.into_error(file.name(), None))?;
         if options.write {
             header.writable().map_err(|flaw| flaw.into_error(file.name(), None))?;
@@ -91,9 +91,9 @@ impl Image {
             }
         }
         Ok(Image {
-            layout: RwLock::new(Layout::new(&header, &file, options.cache_bytes)),
+            layout: RwLock::new(Layout::new(header, &file, options.cache_bytes)),
             ranges: RangeLocks::default(),
-            order: Order::new(file.clone(), data.clone(), host, header, bytes, slot),
+            order: Order::new(file.clone(), data.clone(), host, chosen),
             writable: options.write,
             cache_bytes: options.cache_bytes,
             file,

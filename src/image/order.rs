@@ -2,7 +2,7 @@
 
 use super::alloc::Allocation;
 use crate::error::{Error, Result};
-use crate::format::{Header, State, Uuid};
+use crate::format::{Chosen, Header, State, Uuid};
 use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::storage::{Host, Storage};
 use crate::switch::{Step, skipped};
@@ -30,9 +30,11 @@ struct Slots {
     bytes: Vec<u8>,
     /// The slot that holds the newest barriered header.
     newest: usize,
+    /// The other slot held the same at open.
+    equal: bool,
     /// The newest header found at open did not say closed.
     unclean: bool,
-    /// This open has synced its files and rewritten what it found (ORD-20 to 22).
+    /// This open has synced its files and rewritten what it found (ORD-20 to 23).
     begun: bool,
 }
 
@@ -65,16 +67,15 @@ impl Order {
         file: Arc<dyn Storage>,
         data: Arc<dyn Storage>,
         host: Arc<dyn Host>,
-        header: Header,
-        bytes: Vec<u8>,
-        newest: usize,
+        found: Chosen,
     ) -> Order {
+        let Chosen { header, bytes, slot: newest, equal } = found;
         let unclean = header.state != State::Closed;
         Order {
             file,
             data,
             host,
-            slots: Mutex::new(Slots { header: Arc::new(header), bytes, newest, unclean, begun: false }),
+            slots: Mutex::new(Slots { header: Arc::new(header), bytes, newest, equal, unclean, begun: false }),
             session: AtomicU8::new(Session::None as u8),
             changed: AtomicBool::new(false),
             rounds: Mutex::default(),
@@ -209,7 +210,7 @@ impl Order {
         Ok(())
     }
 
-    /// ORD-20 to 22: what an earlier session left may be in the page cache alone, and after a failed barrier
+    /// ORD-20 to 23: what an earlier session left may be in the page cache alone, and after a failed barrier
     /// the cache calls it clean. Written again as it was, it is either there already or there now.
     fn begin_files(&self, slots: &mut Slots, allocation: Option<&Allocation>) -> Result<()> {
         if slots.begun {
@@ -227,8 +228,22 @@ impl Order {
         if !skipped(Step::SessionSync) {
             self.sync_both()?;
         }
+        if !slots.equal && !skipped(Step::MendSlot) {
+            // Sectors of a header that never arrived whole must not be made whole by the next one's.
+            self.file.write_at(&slots.bytes, (1 - slots.newest) as u64 * SLOT_SIZE)?;
+            self.file.sync()?;
+        }
         slots.begun = true;
         Ok(())
+    }
+
+    /// What this open has found, and may have shown to a guest, is durable afterwards: a flush owes that even if
+    /// nothing was written, since a process that was killed has left it in the page cache.
+    pub(super) fn secure_found(&self, allocation: Option<&Allocation>) -> Result<()> {
+        self.check_poison()?;
+        let mut slots = lock(&self.slots);
+        let result = self.begin_files(&mut slots, allocation);
+        self.poisoning(result)
     }
 
     fn rewrite_pages(&self, allocation: Option<&Allocation>) -> Result<()> {

@@ -140,6 +140,9 @@ impl Work for Merge {
     }
 
     fn prepare(&self) -> Result<()> {
+        // The marks name the epochs that the links of these layers name: links that a killed run has left in the page
+        // cache alone must not go back to older ones.
+        self.upper.iter().try_for_each(|layer| layer.device().flush())?;
         self.set_marks()?;
         self.grow()
     }

@@ -150,6 +150,8 @@ impl Work for Mirror {
             }
             Layer::Lvd(image) => {
                 image.flush()?;
+                // The run that created the target may have been killed before its name was durable.
+                image.storage().sync_directory()?;
                 if skipped(Step::CopyMark) { Ok(()) } else { image.clear_copy_mark() }
             }
         }

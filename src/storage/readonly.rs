@@ -31,8 +31,9 @@ impl<S: Storage> Storage for ReadOnly<S> {
         self.refuse()
     }
 
+    /// Passed on: what others wrote becomes durable, which is no change.
     fn sync(&self) -> Result<()> {
-        Ok(())
+        self.0.sync()
     }
 
     fn sync_directory(&self) -> Result<()> {

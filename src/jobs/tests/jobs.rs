@@ -94,7 +94,7 @@ fn a_short_middle_layer_hides_the_base() {
         let name = format!("layer{index}.lvd");
         let parent = (index < 2).then(|| {
             let below = format!("layer{}.lvd", index + 1);
-            let chain = files.open_with(&below, &ChainOptions::default(), &Fuse::new(0)).unwrap();
+            let chain = files.open_with(&below, &ChainOptions::default(), &Fuse::new(u64::MAX)).unwrap();
             chain.layers[0].link(size.min(chain.size()), below).unwrap()
         });
         let options = CreateOptions { virtual_size: size, parent, ..CreateOptions::default() };
@@ -176,7 +176,7 @@ fn rebase_keeps_the_view() {
         other.names[0] = name.clone();
 
         let chain = scene.files.open(scene.top(), 0).unwrap();
-        let parent = scene.files.open_with(&name, &ChainOptions::default(), &Fuse::new(0)).unwrap();
+        let parent = scene.files.open_with(&name, &ChainOptions::default(), &Fuse::new(u64::MAX)).unwrap();
         let job = Job::new(Rebase::new(&chain, &parent, name.clone()).unwrap(), host());
         finish(&job, 1 + random.below(100_000)).unwrap();
         let mut view = vec![0; chain.size() as usize];
@@ -193,7 +193,7 @@ fn rebase_keeps_the_view() {
 fn a_stream_fills_a_volume_through_its_sidecar() {
     let mut random = Random::new(11);
     let mut scene = Scene::new(&mut random, 1);
-    let below = scene.files.open_with(scene.top(), &ChainOptions::default(), &Fuse::new(0)).unwrap();
+    let below = scene.files.open_with(scene.top(), &ChainOptions::default(), &Fuse::new(u64::MAX)).unwrap();
     let size = below.size() + 5000;
     let parent = Some(below.layers[0].link(below.size(), scene.names[0].clone()).unwrap());
     let (sidecar, volume) = (scene.files.add("sidecar"), scene.files.add("volume"));

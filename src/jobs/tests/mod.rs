@@ -232,7 +232,7 @@ impl Scene {
         let file = self.files.add(&name);
         let mut view = vec![0; size as usize];
         let parent = self.names.first().map(|below| {
-            let chain = self.files.open_with(below, &ChainOptions::default(), &Fuse::new(0)).unwrap();
+            let chain = self.files.open_with(below, &ChainOptions::default(), &Fuse::new(u64::MAX)).unwrap();
             let most = size.min(chain.size());
             let visible = if random.below(3) == 0 { random.below(most + 1) } else { most };
             view[..visible as usize].copy_from_slice(&self.views[0][..visible as usize]);
