@@ -23,6 +23,7 @@ pub mod pending;
 pub mod scenarios;
 pub mod sector;
 pub mod sim;
+pub mod vectors;
 pub mod world;
 
 #[cfg(test)]

@@ -1,0 +1,89 @@
+//! Conformance vectors: small files and what every implementation must make of them.
+//!
+//! `testdata/` is what [`render`](text::render) makes of [`all`]; `testdata/README.md` explains it to whoever
+//! writes another implementation. The files are made by hand ([`maker`], [`draft`]), so that they do not change
+//! with this library, but for those that show what a writer leaves after a crash.
+//!
+//! | module | vectors |
+//! |---|---|
+//! | [`hdr`], [`slots`] | fields of the fixed header; which of the two slots counts |
+//! | [`rec`], [`sec`] | records; the place and size of sections |
+//! | [`pag`] | sealed sectors, whole and damaged |
+//! | [`alc`] | what a reader reads; geometry and limits |
+//! | [`sid`] | a sidecar and its volume |
+//! | [`chn`] | parents, marks, visible lengths, depth |
+
+mod alc;
+mod chn;
+mod draft;
+mod hdr;
+mod maker;
+mod pag;
+mod rec;
+pub mod run;
+mod sec;
+mod sid;
+mod slots;
+pub mod sparse;
+pub mod text;
+pub mod vector;
+
+pub use vector::Vector;
+
+use crate::violation::Violation;
+use draft::Draft;
+use maker::Maker;
+use vector::{Case, Role, Verdict};
+
+/// The name of the file that a case opens.
+const IMAGE: &str = "image.lvd";
+
+/// Every vector, in the order of their names.
+pub fn all() -> Vec<Vector> {
+    let mut vectors = Vec::new();
+    for area in [hdr::all, slots::all, rec::all, sec::all, pag::all, alc::all, sid::all, chn::all] {
+        vectors.extend(area());
+    }
+    vectors.sort_by(|a: &Vector, b| a.name.cmp(&b.name));
+    vectors
+}
+
+/// A complete image of three pages, the second of zeros, that most vectors start from.
+fn plain() -> Maker {
+    Maker::complete("disk", 12_288).data(0..1536).data(10_752..12_288)
+}
+
+/// An overlay of eight blocks without a parent, of which two are present.
+fn sparse_overlay() -> Maker {
+    Maker::overlay("over", 32_768, 12).data(4096..8192).data(28_672..32_768).garbage(8192..8704)
+}
+
+/// A vector of one image that opens.
+fn opens(name: &str, purpose: &str, rules: &[Violation], maker: &mut Maker) -> Vector {
+    let file = maker.finish();
+    Vector::new(name, purpose, rules).file(IMAGE, Role::Image, file).case(maker.opens(IMAGE))
+}
+
+/// A vector of one image, both of whose slots hold what `change` made of a right header.
+fn broken(
+    name: &str,
+    purpose: &str,
+    rule: Violation,
+    verdict: Verdict,
+    maker: Maker,
+    change: impl FnOnce(&mut Draft),
+) -> Vector {
+    let mut draft = Draft::of(&maker.header);
+    change(&mut draft);
+    refused(name, purpose, rule, verdict, maker, &draft.slot())
+}
+
+/// A vector of one image, both of whose slots hold `slot`.
+fn refused(name: &str, purpose: &str, rule: Violation, verdict: Verdict, mut maker: Maker, slot: &[u8]) -> Vector {
+    maker.seal_bits();
+    maker.slot(0, slot);
+    maker.slot(1, slot);
+    Vector::new(name, purpose, &[rule])
+        .file(IMAGE, Role::Image, maker.file)
+        .case(Case::new(IMAGE, verdict, &[rule]))
+}

@@ -1,0 +1,171 @@
+//! Vectors of sidecars: an allocation section beside a raw volume.
+
+use super::draft::{Draft, HOST, REQUIRED, SECTION};
+use super::maker::{Maker, raw};
+use super::sparse::Sparse;
+use super::vector::{Case, Role, Vector, Verdict};
+use super::{IMAGE, broken, plain};
+use crate::format::{HostFormat, HostRecord, State};
+use crate::violation::Violation as V;
+use Verdict::{Invalid, Unsupported};
+
+const SIDECAR: &str = "sidecar.lvb";
+const VOLUME: &str = "volume.raw";
+
+pub(super) fn all() -> Vec<Vector> {
+    [valid(), hosts(), volumes(), records()].concat()
+}
+
+/// A volume of eight blocks, of which two are present and one holds what a crash left.
+fn side() -> Maker {
+    Maker::sidecar("side", 32_768, 12).data(0..4096).data(28_672..32_768).garbage(8192..12_288)
+}
+
+/// A sidecar that opens beside its volume.
+fn opens(name: &str, purpose: &str, rules: &[V], maker: &mut Maker) -> Vector {
+    let file = maker.finish();
+    let volume = maker.volume.clone().expect("a sidecar has a volume");
+    Vector::new(name, purpose, rules)
+        .file(SIDECAR, Role::Sidecar, file)
+        .file(VOLUME, Role::Volume, volume)
+        .case(Case { volume: Some(VOLUME.into()), ..maker.opens(SIDECAR) })
+}
+
+/// A sidecar both of whose slots hold what `change` made of a right header.
+fn fails(name: &str, purpose: &str, rule: V, verdict: Verdict, change: impl FnOnce(&mut Draft)) -> Vector {
+    let mut maker = side();
+    maker.seal_bits();
+    let mut draft = Draft::of(&maker.header);
+    change(&mut draft);
+    maker.slot(0, &draft.slot());
+    maker.slot(1, &draft.slot());
+    let volume = maker.volume.clone().expect("a sidecar has a volume");
+    Vector::new(name, purpose, &[rule])
+        .file(SIDECAR, Role::Sidecar, maker.file)
+        .file(VOLUME, Role::Volume, volume)
+        .case(Case { volume: Some(VOLUME.into()), ..Case::new(SIDECAR, verdict, &[rule]) })
+}
+
+fn valid() -> Vec<Vector> {
+    let base = raw("base", 20_000, &[0..20_000]);
+    let mut over = Maker::sidecar("side", 32_768, 12).over_raw(&base, "base.raw", 20_000).data(4096..5000);
+    let mut lvd = Maker::complete("base", 16_384).data(0..16_384);
+    let mut over_lvd = Maker::sidecar("side", 32_768, 12).over(&lvd, "base.lvd", 16_384).data(0..4096);
+    over_lvd.header.state = State::Filling;
+    let mut odd = Maker::sidecar("side", 10_001, 12).data(8192..10_001);
+    let mut longer = side();
+    longer.volume.as_mut().expect("a sidecar has a volume").set_len(40_000);
+    longer.volume.as_mut().expect("a sidecar has a volume").write(32_768, b"not of the disk");
+    let mut shorter = Maker::sidecar("side", 20_480, 12).data(16_384..20_480);
+    shorter.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768 });
+    shorter.volume.as_mut().expect("a sidecar has a volume").set_len(32_768);
+    let mut bad = side();
+    bad.finish();
+    bad.file.write(bad.sector_at(0) + 7, &[0x55]);
+    bad.bad.insert(0);
+    let damaged = Case { volume: Some(VOLUME.into()), ..bad.opens(SIDECAR) };
+    vec![
+        opens("sid-plain", "A raw volume of eight blocks, of which its sidecar says that two are present.", &[], &mut side())
+            .also(&["ALC-01", "ALC-04", "SID-05"]),
+        opens("sid-over_raw", "Copy-on-read from a shorter raw file into a volume.", &[V::VisibleLength], &mut over)
+            .also(&["ALC-05"])
+            .file("base.raw", Role::Parent, base),
+        opens("sid-over_image", "The same from an image; the session ended while it was filling.", &[], &mut over_lvd)
+            .file("base.lvd", Role::Parent, lvd.finish()),
+        opens("sid-odd_size", "The volume is no multiple of a block.", &[], &mut odd).also(&["ALC-06"]),
+        opens("sid-volume-longer", "The volume is longer than the sidecar says.", &[V::HostLength], &mut longer),
+        opens("sid-disk-shorter_than_host", "The disk is shorter than its host.", &[V::HostCovers], &mut shorter),
+        Vector::new("sid-bad_sector", "The one sector of the bitmap is bad: nothing of the volume is read.", &[
+            V::SealedSector,
+        ])
+        .file(SIDECAR, Role::Sidecar, bad.file.clone())
+        .file(VOLUME, Role::Volume, bad.volume.clone().expect("a sidecar has a volume"))
+        .case(damaged),
+    ]
+}
+
+fn hosts() -> Vec<Vector> {
+    let mut disk_longer = fails("sid-disk-longer_than_host", "The disk is a byte longer than its host.", V::HostCovers,
+        Invalid, |d| d.put_in(HOST, 8, &32_767u64.to_le_bytes()));
+    disk_longer.files[1].bytes.set_len(32_768);
+    vec![
+        fails("sid-host-missing", "A sidecar without host record.", V::SidecarHost, Invalid, |d| {
+            d.records.retain(|record| record.record_type != HOST)
+        })
+        .or(V::AllocationHome),
+        fails("sid-host-missing_no_section", "A sidecar without host record and without section.", V::SidecarHost,
+            Invalid, |d| d.records.clear()),
+        broken("sid-host-in_image", "An image with a host record.", V::SidecarHost, Invalid, plain(), |d| {
+            let host = Draft::of(&side().header).record(HOST).clone();
+            d.add(HOST, REQUIRED, &host.payload);
+        }),
+        fails("sid-host-format_0", "A host without format.", V::HostFormat, Unsupported, |d| d.put_in(HOST, 0, &[0])),
+        fails("sid-host-format_lvd", "A host with a header of its own.", V::HostFormat, Unsupported, |d| {
+            d.put_in(HOST, 0, &[1])
+        }),
+        fails("sid-host-format_high", "The format's last byte is set.", V::HostFormat, Unsupported, |d| {
+            d.put_in(HOST, 3, &[1])
+        }),
+        disk_longer,
+    ]
+}
+
+fn volumes() -> Vec<Vector> {
+    let with_volume = |name: &str, purpose: &str, length: u64| {
+        let mut vector = opens(name, purpose, &[V::HostLength], &mut side());
+        let mut volume = vector.files[1].bytes.clone();
+        volume.set_len(length);
+        vector.files.truncate(1);
+        vector.cases = vec![Case { volume: Some(VOLUME.into()), ..Case::new(SIDECAR, Invalid, &[V::HostLength]) }];
+        vector.file(VOLUME, Role::Volume, volume)
+    };
+    let mut alone = opens("sid-alone", "A sidecar is opened as if it were an image.", &[], &mut side());
+    alone.files.truncate(1);
+    alone.cases = vec![Case { broken: vec!["SID-07".into()], ..Case::new(SIDECAR, Verdict::Refused, &[]) }];
+    let image = Vector::new("sid-image_as_sidecar", "An image is opened as if it were a sidecar.", &[])
+        .also(&["SID-05"])
+        .file(IMAGE, Role::Image, plain().finish())
+        .file(VOLUME, Role::Volume, Sparse::new(12_288))
+        .case(Case {
+            volume: Some(VOLUME.into()),
+            broken: vec!["SID-05".into()],
+            ..Case::new(IMAGE, Verdict::Refused, &[])
+        });
+    vec![
+        with_volume("sid-volume-byte_short", "The volume is a byte shorter than the sidecar says.", 32_767),
+        with_volume("sid-volume-empty", "The volume is empty.", 0),
+        alone.also(&["SID-07"]),
+        image,
+    ]
+}
+
+fn records() -> Vec<Vector> {
+    let mut cut = opens("sid-section-cut", "The sidecar ends before its section does.", &[V::SectionInFile], &mut side());
+    let length = cut.files[0].length - 512;
+    cut.files[0].bytes.set_len(length);
+    cut.files[0].length = length;
+    cut.cases = vec![Case { volume: Some(VOLUME.into()), ..Case::new(SIDECAR, Invalid, &[V::SectionInFile]) }];
+    vec![
+        fails("sid-host-two", "A sidecar with two host records.", V::RecordCount, Invalid, |d| {
+            let host = d.record(HOST).clone();
+            d.records.push(host);
+        }),
+        fails("sid-host-optional", "The host record says that it need not be understood.", V::KnownRecordRequired, Invalid,
+            |d| d.record(HOST).flags = 0),
+        fails("sid-host-longer", "The host record is longer than its type says.", V::RecordLength, Invalid, |d| {
+            d.record(HOST).payload.extend([0; 8])
+        }),
+        fails("sid-host-cut", "The host record is shorter than its type says.", V::RecordLength, Invalid, |d| {
+            d.record(HOST).payload.truncate(24)
+        }),
+        fails("sid-host-reserved", "A reserved byte of the host record is not zero.", V::RecordLength, Invalid, |d| {
+            d.put_in(HOST, 4, &[1])
+        }),
+        fails("sid-host-reserved_last", "The last reserved byte of the host record is not zero.", V::RecordLength, Invalid,
+            |d| d.put_in(HOST, 31, &[1])),
+        fails("sid-section-over_slot", "The section lies over slot 1.", V::SectionPlace, Invalid, |d| {
+            d.put_in(SECTION, 24, &65_536u64.to_le_bytes())
+        }),
+        cut,
+    ]
+}

@@ -1,0 +1,351 @@
+//! What a vector says, in the words of its JSON file (`testdata/README.md` explains them to strangers).
+
+use super::sparse::Sparse;
+use crate::violation::Violation;
+use serde::{Deserialize, Serialize};
+
+/// Files, and what opening them gives.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vector {
+    /// `area-what-is-special`; stable for ever.
+    pub name: String,
+    /// One or two sentences.
+    pub purpose: String,
+    /// Numbers of the rules it exercises.
+    pub rules: Vec<String>,
+    /// Bits of advice that a runner may select by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Flag>,
+    /// The files.
+    pub files: Vec<File>,
+    /// What is done with them, each time from the files as they are here.
+    pub cases: Vec<Case>,
+}
+
+/// What a runner may need to know beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flag {
+    /// A file is longer than most file systems allow (16 TiB): it needs tmpfs, XFS or memory.
+    Huge,
+    /// Files that a writer of this library wrote, stopped at some moment.
+    Crash,
+    /// The result follows from what this implementation documents, not from a MUST of the specification.
+    Policy,
+}
+
+/// What a file is to the one that is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The file that is opened.
+    Image,
+    /// A layer below.
+    Parent,
+    /// The header and sections of a volume.
+    Sidecar,
+    /// A raw disk beside a sidecar.
+    Volume,
+}
+
+/// A file of a vector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Its name while the vector runs; parent hints name it so.
+    pub name: String,
+    /// What it is to the others.
+    pub role: Role,
+    /// Its exact length in bytes.
+    pub length: u64,
+    /// The dump of its bytes, beside the JSON file; absent if all are zeros.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<String>,
+    /// Its bytes.
+    #[serde(skip)]
+    pub bytes: Sparse,
+}
+
+/// How an open ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It opens and all of it can be read.
+    Valid,
+    /// It opens, some ranges cannot be read, and a check reports it.
+    Damaged,
+    /// Refused: the file breaks a rule.
+    Invalid,
+    /// Refused: the file is newer than version 1, or uses what it does not have.
+    Unsupported,
+    /// Refused: the files are sound, but not together, or not to be opened so.
+    Refused,
+}
+
+/// One open and what follows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// The file to open; its parents are found by their hints among the files.
+    pub open: String,
+    /// The volume beside it, if it is a sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// For writing, too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub write: bool,
+    /// Most layers that the caller allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// The caller overrides CHN-03.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub trust_links: bool,
+    /// The caller overrides CHN-04 and CHN-06.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ignore_marks: bool,
+    /// How it ends.
+    pub result: Verdict,
+    /// Refused or damaged: the rule that is broken first; any of them if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<String>,
+    /// Opened: what the header says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<Facts>,
+    /// Opened: what a guest reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
+    /// Opened: what a guest then does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub then: Vec<Operation>,
+    /// What another open finds afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<After>,
+}
+
+/// What the header of an opened file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// `image` or `sidecar`.
+    pub kind: String,
+    /// `closed`, `filling` or `writing`.
+    pub state: String,
+    /// The sequence number: tells which slot was taken.
+    pub sequence: u64,
+    /// Who the file is.
+    pub uuid: String,
+    /// Which content it has.
+    pub epoch: String,
+    /// Bytes of the disk.
+    pub virtual_size: u64,
+    /// Where byte 0 of the disk lies.
+    pub data_offset: u64,
+    /// Whether there is neither allocation section nor parent.
+    pub complete: bool,
+    /// Bytes of a block, if there is an allocation section.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granule: Option<u64>,
+    /// The link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Link>,
+}
+
+/// The link to a parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// `lvd`, `raw`, ...
+    pub format: String,
+    /// The parent's UUID, if it has an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// The parent's epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// Bytes of it that are seen.
+    pub visible_length: u64,
+    /// The hint.
+    pub hint: String,
+}
+
+/// What a guest reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// The size of the disk in bytes.
+    pub size: u64,
+    /// SHA-256 of the whole disk, unless it is too large to hash or part of it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The dump of the disk, beside the JSON file; absent if it reads as zeros. Unreadable ranges are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<String>,
+    /// All of the disk in order: who holds it.
+    pub extents: Vec<Stretch>,
+    /// Its bytes.
+    #[serde(skip)]
+    pub bytes: Sparse,
+}
+
+/// A stretch of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stretch {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length.
+    pub length: u64,
+    /// Who holds it.
+    pub held: Held,
+}
+
+/// Who holds a stretch of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// The opened file, or its volume.
+    Here,
+    /// Not the opened file: it reads as the parent does, or as zeros.
+    Below,
+    /// Nobody knows: reading any byte of it fails.
+    Unreadable,
+}
+
+/// What a guest does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do", deny_unknown_fields)]
+pub enum Operation {
+    /// Writes `length` bytes: `pattern` (hexadecimal) again and again.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+        /// What they are.
+        pattern: String,
+    },
+    /// Makes bytes zero.
+    Zero {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    },
+    /// Makes blocks present that are not, with what lies below.
+    Fill {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    },
+    /// Changes the size.
+    Resize {
+        /// The new size.
+        size: u64,
+    },
+    /// Makes it durable.
+    Flush,
+    /// Ends the session.
+    Close,
+}
+
+/// What another open finds afterwards.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct After {
+    /// Whether the epoch is another one than before.
+    pub new_epoch: bool,
+    /// The state in the header.
+    pub state: String,
+    /// Unknown records, byte for byte: type, flags, payload in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<(u16, u16, String)>,
+    /// The word of optional features.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compat: u64,
+    /// What a guest reads.
+    pub disk: Disk,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl Vector {
+    /// A vector without files and cases yet.
+    pub(super) fn new(name: &str, purpose: &str, rules: &[Violation]) -> Vector {
+        Vector {
+            name: name.into(),
+            purpose: purpose.into(),
+            rules: ids(rules),
+            flags: Vec::new(),
+            files: Vec::new(),
+            cases: Vec::new(),
+        }
+    }
+
+    /// Names further rules, by number.
+    pub(super) fn also(mut self, rules: &[&str]) -> Vector {
+        self.rules.extend(rules.iter().map(|&rule| rule.into()));
+        self
+    }
+
+    /// Adds a flag.
+    pub(super) fn flag(mut self, flag: Flag) -> Vector {
+        self.flags.push(flag);
+        self
+    }
+
+    /// Adds a file.
+    pub(super) fn file(mut self, name: &str, role: Role, bytes: Sparse) -> Vector {
+        self.files.push(File { name: name.into(), role, length: bytes.len(), dump: None, bytes });
+        self
+    }
+
+    /// Says that the first case may as well be refused for `rule`: the order of those checks is free.
+    pub(super) fn or(mut self, rule: Violation) -> Vector {
+        self.cases[0].broken.push(rule.id().into());
+        self
+    }
+
+    /// Adds a case.
+    pub(super) fn case(mut self, case: Case) -> Vector {
+        self.cases.push(case);
+        self
+    }
+
+    /// `hdr`, `rec`, ...: the word before the first hyphen.
+    pub fn area(&self) -> &str {
+        self.name.split('-').next().unwrap_or_default()
+    }
+}
+
+impl Case {
+    /// Opening `open` ends with `result`.
+    pub(super) fn new(open: &str, result: Verdict, broken: &[Violation]) -> Case {
+        Case {
+            open: open.into(),
+            volume: None,
+            write: false,
+            depth: None,
+            trust_links: false,
+            ignore_marks: false,
+            result,
+            broken: ids(broken),
+            header: None,
+            disk: None,
+            then: Vec::new(),
+            after: None,
+        }
+    }
+}
+
+/// The numbers of rules.
+pub(super) fn ids(rules: &[Violation]) -> Vec<String> {
+    rules.iter().map(|rule| rule.id().into()).collect()
+}
