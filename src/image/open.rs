@@ -51,7 +51,8 @@ impl Image {
         Image::assemble(file.clone(), file, host, chosen, options)
     }
 
-    /// Opens the raw `volume` through the allocation section in `sidecar`: copy-on-read into a volume.
+    /// Opens the raw `volume` through the allocation section in `sidecar`: copy-on-read into a volume. Without one
+    /// the whole disk lies in the volume.
     ///
     /// # Errors
     /// As [`Image::open`]; `Corrupt` with a SID rule when sidecar and volume do not fit.
@@ -66,9 +67,6 @@ impl Image {
             (Kind::Sidecar, Some(named)) => named.length,
             _ => return Err(Error::Denied(format!("{}: not a sidecar", sidecar.name()))),
         };
-        if chosen.header.allocation().is_none() {
-            return Err(Error::Denied(format!("{}: the sidecar has no allocation section", sidecar.name())));
-        }
         let fits = volume.size()? >= named;
         require(fits, Violation::HostLength, |rule| Error::corrupt(sidecar.name(), None, rule))?;
         Image::assemble(sidecar, volume, host, chosen, options)

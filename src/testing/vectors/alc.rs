@@ -79,7 +79,9 @@ fn large() -> Vec<Vector> {
     vec![
         opens("alc-complete-1_tib", "A sparse disk of 1 TiB.", size, &mut complete),
         opens("alc-overlay-1_tib", "An overlay of 1 TiB in 4 KiB blocks, almost all absent.", size, &mut overlay),
-        opens("alc-complete-max", "The largest disk, 2^60 bytes.", size, &mut largest).flag(Flag::Huge).also(&["LIM-03"]),
+        opens("alc-complete-max", "The largest disk, 2^60 bytes.", size, &mut largest)
+            .flag(Flag::Huge)
+            .also(&["LIM-03"]),
         opens("alc-overlay-max", "The largest overlay, in the largest blocks.", size, &mut largest_overlay)
             .flag(Flag::Huge)
             .also(&["LIM-03"]),
@@ -95,7 +97,8 @@ fn presence() -> Vec<Vector> {
     let mut zeros = Maker::overlay("zero", 16_384, 12).zeros(4096..8192);
     let base = raw("base", 16_384, &[0..16_384]);
     let mut over = Maker::overlay("zero", 16_384, 12).over_raw(&base, "base.raw", 16_384).zeros(4096..8192);
-    let mut part = Maker::overlay("part", 16_384, 12).over_raw(&base, "base.raw", 16_384).data(5000..5100).zeros(8200..8300);
+    let mut part =
+        Maker::overlay("part", 16_384, 12).over_raw(&base, "base.raw", 16_384).data(5000..5100).zeros(8200..8300);
     let with_base = |name: &str, purpose: &str, rules: &[&str], maker: &mut Maker| {
         opens(name, purpose, &[], maker).also(rules).file("base.raw", Role::Parent, base.clone())
     };
@@ -106,11 +109,18 @@ fn presence() -> Vec<Vector> {
             .also(&["ALC-03", "ALC-04"]),
         opens("alc-zeros_present", "A block of zeros, where the file has a hole, is present.", &[], &mut zeros)
             .also(&["ALC-03", "ALC-08"]),
-        with_base("alc-zeros_hide_parent", "A present block of zeros hides the parent's data.", &["ALC-03", "ALC-08"],
-            &mut over),
-        with_base("alc-partial_writes", "Blocks that were written in part hold the parent's bytes around it.", &[
-            "ALC-03", "ORD-44",
-        ], &mut part),
+        with_base(
+            "alc-zeros_hide_parent",
+            "A present block of zeros hides the parent's data.",
+            &["ALC-03", "ALC-08"],
+            &mut over,
+        ),
+        with_base(
+            "alc-partial_writes",
+            "Blocks that were written in part hold the parent's bytes around it.",
+            &["ALC-03", "ORD-44"],
+            &mut part,
+        ),
     ]
 }
 
@@ -128,8 +138,10 @@ fn tails() -> Vec<Vector> {
         opens("alc-bits_past_end", "Bits past the end of the disk are set.", &[], &mut bits).also(&["ALC-07"]),
         opens("alc-data_past_end", "Bytes lie behind the end of the disk, within its last block.", &[], &mut data)
             .also(&["ALC-06"]),
-        opens("alc-parent_empty", "The parent is an empty file.", &[], &mut short)
-            .also(&["ALC-05"])
-            .file("empty.raw", Role::Parent, Sparse::new(0)),
+        opens("alc-parent_empty", "The parent is an empty file.", &[], &mut short).also(&["ALC-05"]).file(
+            "empty.raw",
+            Role::Parent,
+            Sparse::new(0),
+        ),
     ]
 }

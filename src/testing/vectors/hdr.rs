@@ -22,11 +22,30 @@ fn field(name: &str, purpose: &str, rule: V, verdict: Verdict, at: usize, bytes:
 fn magic_and_version() -> Vec<Vector> {
     let noise: Vec<u8> = (0..4096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect();
     vec![
-        opens("hdr-image-plain", "A complete image, both slots equal, the second page of the disk zeros.", &[], &mut plain())
-            .also(&["HDR-19", "ALC-01", "ALC-02"]),
-        field("hdr-magic-first_byte", "The first byte of the magic has lost its high bit.", V::Magic, Invalid, 0, &[0x09]),
+        opens(
+            "hdr-image-plain",
+            "A complete image, both slots equal, the second page of the disk zeros.",
+            &[V::Slots, V::Magic, V::Version, V::HeaderReserved, V::IncompatibleFeature, V::Kind, V::Identity],
+            &mut plain(),
+        )
+        .also(&["HDR-19", "ALC-01", "ALC-02"]),
+        field(
+            "hdr-magic-first_byte",
+            "The first byte of the magic has lost its high bit.",
+            V::Magic,
+            Invalid,
+            0,
+            &[0x09],
+        ),
         field("hdr-magic-last_byte", "The last byte of the magic differs.", V::Magic, Invalid, 7, &[0x0d]),
-        field("hdr-magic-newlines_changed", "A transfer in text mode made LF of CR LF.", V::Magic, Invalid, 4, b"\n\x1a\n\0"),
+        field(
+            "hdr-magic-newlines_changed",
+            "A transfer in text mode made LF of CR LF.",
+            V::Magic,
+            Invalid,
+            4,
+            b"\n\x1a\n\0",
+        ),
         field("hdr-magic-qcow2", "The magic of another format.", V::Magic, Invalid, 0, b"QFI\xfb\0\0\0\x03"),
         refused("hdr-magic-noise", "Noise in both slots.", V::Magic, Invalid, plain(), &noise),
         refused("hdr-magic-zeros", "Both slots are empty.", V::Magic, Invalid, plain(), &[]),
@@ -97,7 +116,12 @@ fn checksum() -> Vec<Vector> {
         changed("hdr-checksum-complement", "The final exclusive-or was left out.", 16, &(!crc32c).to_le_bytes()),
         changed("hdr-checksum-crc32", "CRC-32 as in zlib instead of crc32c.", 16, &crc32(&zeroed).to_le_bytes()),
         changed("hdr-checksum-of_itself", "Computed with the checksum in place of zeros.", 16, &unzeroed.to_le_bytes()),
-        changed("hdr-checksum-of_page", "Computed over a page instead of the header's length.", 16, &padded.to_le_bytes()),
+        changed(
+            "hdr-checksum-of_page",
+            "Computed over a page instead of the header's length.",
+            16,
+            &padded.to_le_bytes(),
+        ),
         changed("hdr-checksum-size_flipped", "One bit of the virtual size flipped after the checksum.", 66, &[1]),
         changed("hdr-checksum-last_byte", "One bit of the last byte it covers flipped.", 127, &[0x80]),
         after_the_header(),
@@ -107,7 +131,8 @@ fn checksum() -> Vec<Vector> {
 fn after_the_header() -> Vector {
     let mut maker = plain();
     let purpose = "What lies in a slot behind the header has no meaning, not even in two slots that are equal.";
-    let mut vector = opens("hdr-checksum-not_behind_header", purpose, &[V::HeaderChecksum, V::EqualSequence], &mut maker);
+    let mut vector =
+        opens("hdr-checksum-not_behind_header", purpose, &[V::HeaderChecksum, V::EqualSequence], &mut maker);
     maker.file.write(128, b"left from a longer header");
     maker.file.write(2 * SLOT_SIZE - 16, b"the slot's end!!");
     vector.files[0].bytes = maker.file;
@@ -140,7 +165,8 @@ fn words() -> Vec<Vector> {
     ];
     let mut compat = plain();
     compat.header.compat = 0x8000_0000_0000_0001;
-    vectors.push(opens("hdr-compat-unknown", "Optional features that nobody knows.", &[], &mut compat).also(&["HDR-21"]));
+    vectors
+        .push(opens("hdr-compat-unknown", "Optional features that nobody knows.", &[], &mut compat).also(&["HDR-21"]));
     vectors.extend([0, 63].map(read_only_feature));
     for (state, name) in [(State::Filling, "filling"), (State::Writing, "writing")] {
         let mut maker = plain();
@@ -167,15 +193,17 @@ fn identity() -> Vec<Vector> {
 }
 
 fn sizes() -> Vec<Vector> {
-    let offset = |name: &str, purpose: &str, at: u64| {
-        field(name, purpose, V::DataOffset, Invalid, 72, &at.to_le_bytes())
-    };
-    let size = |name: &str, purpose: &str, size: u64| {
-        field(name, purpose, V::VirtualSize, Invalid, 64, &size.to_le_bytes())
-    };
+    let offset =
+        |name: &str, purpose: &str, at: u64| field(name, purpose, V::DataOffset, Invalid, 72, &at.to_le_bytes());
+    let size =
+        |name: &str, purpose: &str, size: u64| field(name, purpose, V::VirtualSize, Invalid, 64, &size.to_le_bytes());
     let mut vectors = vec![
         size("hdr-size-above_max", "The virtual size is 2^60 + 1.", MAX_SIZE + 1),
-        size("hdr-size-overflow", "The virtual size is 2^64 - 4096: added to the data offset it wraps.", u64::MAX - 4095),
+        size(
+            "hdr-size-overflow",
+            "The virtual size is 2^64 - 4096: added to the data offset it wraps.",
+            u64::MAX - 4095,
+        ),
         offset("hdr-data_offset-0", "The data area of an image lies over the header.", 0),
         offset("hdr-data_offset-in_slot_1", "The data offset is a page before the end of slot 1.", SLOTS_END - 4096),
         offset("hdr-data_offset-unaligned", "The data offset is a multiple of 512 only.", SLOTS_END + 512),
@@ -235,20 +263,29 @@ fn file_length() -> Vec<Vector> {
         let mut file = plain().finish();
         file.set_len(length);
         let rules = [&[rule], others].concat();
-        Vector::new(name, purpose, &[rule])
-            .file(IMAGE, Role::Image, file)
-            .case(Case::new(IMAGE, Invalid, &rules))
+        Vector::new(name, purpose, &[rule]).file(IMAGE, Role::Image, file).case(Case::new(IMAGE, Invalid, &rules))
     };
     let mut longer = plain();
     longer.file.set_len(longer.file.len() + 777);
     longer.file.write(SLOTS_END + 12_288 + 100, b"not of the disk");
     vec![
-        opens("hdr-file-longer", "The file is longer than its data area, as after a shrink.", &[V::DataArea], &mut longer),
+        opens(
+            "hdr-file-longer",
+            "The file is longer than its data area, as after a shrink.",
+            &[V::DataArea],
+            &mut longer,
+        ),
         cut("hdr-file-byte_short", "The last byte of the data area is missing.", V::DataArea, &[], SLOTS_END + 12_287),
         cut("hdr-file-no_data", "The file ends with the slots.", V::DataArea, &[], SLOTS_END),
         cut("hdr-file-slot_1_cut", "The file ends a byte before slot 1 does.", V::Slots, &[V::DataArea], SLOTS_END - 1),
         cut("hdr-file-one_slot", "The file ends with slot 0.", V::Slots, &[V::DataArea], SLOT_SIZE),
-        cut("hdr-file-in_slot_0", "The file ends within slot 0, behind a header that is whole.", V::Slots, &[V::DataArea], 4096),
+        cut(
+            "hdr-file-in_slot_0",
+            "The file ends within slot 0, behind a header that is whole.",
+            V::Slots,
+            &[V::DataArea],
+            4096,
+        ),
         cut("hdr-file-half_header", "The file ends within the header.", V::HeaderChecksum, &[V::Slots], 60),
         cut("hdr-file-7_bytes", "The file ends within the magic.", V::Magic, &[V::Slots], 7),
         cut("hdr-file-empty", "An empty file.", V::Magic, &[V::Slots], 0),

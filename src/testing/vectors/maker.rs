@@ -133,6 +133,19 @@ impl Maker {
         self
     }
 
+    /// The guest writes `range` with `byte`; blocks become present with what was around it.
+    pub(super) fn bytes(mut self, range: Range<u64>, byte: u8) -> Maker {
+        self.disk.write(range.start, &vec![byte; (range.end - range.start) as usize]);
+        self.take(range);
+        self
+    }
+
+    /// Blocks become present as they read.
+    pub(super) fn filled(mut self, range: Range<u64>) -> Maker {
+        self.take(range);
+        self
+    }
+
     /// Data without a bit: what a crash leaves of a write that was not committed. No guest sees it.
     pub(super) fn garbage(mut self, range: Range<u64>) -> Maker {
         let at = self.header.data_offset + range.start;

@@ -12,6 +12,7 @@
 //! | [`alc`] | what a reader reads; geometry and limits |
 //! | [`sid`] | a sidecar and its volume |
 //! | [`chn`] | parents, marks, visible lengths, depth |
+//! | [`wrt`] | what a writer leaves behind |
 
 mod alc;
 mod chn;
@@ -27,6 +28,7 @@ mod slots;
 pub mod sparse;
 pub mod text;
 pub mod vector;
+mod wrt;
 
 pub use vector::Vector;
 
@@ -40,11 +42,12 @@ const IMAGE: &str = "image.lvd";
 
 /// Every vector, in the order of their names.
 pub fn all() -> Vec<Vector> {
-    let mut vectors = Vec::new();
-    for area in [hdr::all, slots::all, rec::all, sec::all, pag::all, alc::all, sid::all, chn::all] {
+    let mut vectors: Vec<Vector> = Vec::new();
+    for area in [hdr::all, slots::all, rec::all, sec::all, pag::all, alc::all, sid::all, chn::all, wrt::all] {
         vectors.extend(area());
     }
-    vectors.sort_by(|a: &Vector, b| a.name.cmp(&b.name));
+    vectors.iter_mut().for_each(Vector::give_parents);
+    vectors.sort_by(|a, b| a.name.cmp(&b.name));
     vectors
 }
 
@@ -83,7 +86,5 @@ fn refused(name: &str, purpose: &str, rule: Violation, verdict: Verdict, mut mak
     maker.seal_bits();
     maker.slot(0, slot);
     maker.slot(1, slot);
-    Vector::new(name, purpose, &[rule])
-        .file(IMAGE, Role::Image, maker.file)
-        .case(Case::new(IMAGE, verdict, &[rule]))
+    Vector::new(name, purpose, &[rule]).file(IMAGE, Role::Image, maker.file).case(Case::new(IMAGE, verdict, &[rule]))
 }

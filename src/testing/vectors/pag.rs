@@ -41,7 +41,10 @@ fn bad(name: &str, purpose: &str, number: u64, change: impl FnOnce(&mut Sector, 
     maker.file.write(at, &bytes);
     maker.bad.insert(number);
     let case = maker.opens(IMAGE);
-    Vector::new(name, purpose, &[V::SealedSector]).also(&["PAG-04", "PAG-07"]).file(IMAGE, Role::Image, maker.file).case(case)
+    Vector::new(name, purpose, &[V::SealedSector])
+        .also(&["PAG-04", "PAG-07"])
+        .file(IMAGE, Role::Image, maker.file)
+        .case(case)
 }
 
 /// Makes the checksum right, so that what was changed besides is what gets judged.
@@ -64,14 +67,22 @@ fn whole() -> Vec<Vector> {
     vec![
         opens("pag-empty", "A section that was never written: all bits are clear.", &[], &mut empty)
             .also(&["PAG-03", "ALC-04"]),
-        opens("pag-sealed_without_bits", "A sealed sector in which no bit is set.", &[V::SealedSector], &mut sealed_empty),
+        opens(
+            "pag-sealed_without_bits",
+            "A sealed sector in which no bit is set.",
+            &[V::SealedSector],
+            &mut sealed_empty,
+        ),
         opens("pag-all_set", "Every bit of the disk is set, those past its end are clear.", &[], &mut full)
             .also(&["ALC-03"]),
         opens("pag-bit_order", "Bits 0, 1, 7, 8, 15, 17 and 24: least significant first.", &[], &mut bits)
             .also(&["ALC-03"]),
-        opens("pag-three_sectors", "The last block of one sector, the first of the next, the last of the disk.", &[
-            V::SealedSector,
-        ], &mut three_sectors())
+        opens(
+            "pag-three_sectors",
+            "The last block of one sector, the first of the next, the last of the disk.",
+            &[V::SealedSector],
+            &mut three_sectors(),
+        )
         .also(&["PAG-02"]),
     ]
 }
@@ -101,9 +112,12 @@ fn damaged() -> Vec<Vector> {
             *bytes = [0; SECTOR_SIZE as usize];
             bytes[100] = 1;
         }),
-        bad("pag-half_zeroed", "The second half is zeros: the host did not keep its promise about sectors.", 1, |b, _| {
-            b[256..].fill(0)
-        }),
+        bad(
+            "pag-half_zeroed",
+            "The second half is zeros: the host did not keep its promise about sectors.",
+            1,
+            |b, _| b[256..].fill(0),
+        ),
         bad("pag-ones", "All ones.", 1, |bytes, _| bytes.fill(0xff)),
         bad("pag-noise_in_empty", "A sector that had no bits holds noise.", 1, |bytes, _| {
             bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 37) as u8)
@@ -146,7 +160,9 @@ fn many() -> Vec<Vector> {
     past.finish();
     past.file.write(past.sector_at(5) + 8, b"never needed");
     let vector = |name: &str, purpose: &str, maker: &Maker| {
-        Vector::new(name, purpose, &[V::SealedSector]).file(IMAGE, Role::Image, maker.file.clone()).case(maker.opens(IMAGE))
+        Vector::new(name, purpose, &[V::SealedSector])
+            .file(IMAGE, Role::Image, maker.file.clone())
+            .case(maker.opens(IMAGE))
     };
     vec![
         vector("pag-two_bad", "The first and the last sector are bad; what lies between is served.", &two)

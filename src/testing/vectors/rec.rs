@@ -55,10 +55,18 @@ fn walk() -> Vec<Vector> {
         late("rec-walk-count_0", "The header says there are no records.", 104, &[0]),
         late("rec-walk-count_max", "The header says there are 2^32 - 1 records.", 104, &[0xff; 4]),
         late("rec-walk-length_past_end", "A record reaches past the header's length.", 128 + 4, &[0, 2]),
-        late("rec-walk-length_max", "A record is 2^32 - 1 bytes long: with its head the sum wraps.", 128 + 4, &[0xff; 4]),
-        late("rec-walk-length_wraps", "A record of 2^32 - 8 bytes: rounded up and added it wraps to 0.", 128 + 4, &[
-            0xf8, 0xff, 0xff, 0xff,
-        ]),
+        late(
+            "rec-walk-length_max",
+            "A record is 2^32 - 1 bytes long: with its head the sum wraps.",
+            128 + 4,
+            &[0xff; 4],
+        ),
+        late(
+            "rec-walk-length_wraps",
+            "A record of 2^32 - 8 bytes: rounded up and added it wraps to 0.",
+            128 + 4,
+            &[0xf8, 0xff, 0xff, 0xff],
+        ),
         broken(
             "rec-walk-records_but_none_counted",
             "A complete image whose header is longer than its records.",
@@ -84,13 +92,30 @@ fn padding(name: &str, purpose: &str, at: usize) -> Vector {
 
 fn flags() -> Vec<Vector> {
     vec![
-        broken("rec-unknown-required", "A required record of unknown type.", V::RequiredRecord, Unsupported, plain(), |d| {
-            d.add(900, REQUIRED, b"")
-        }),
-        broken("rec-unknown-6_required", "The first type that version 1 does not have.", V::RequiredRecord, Unsupported,
-            plain(), |d| d.add(6, REQUIRED, b"sixth")),
-        broken("rec-flags-unknown_record", "An unknown flag on an unknown record that is not required.", V::RecordFlags,
-            Unsupported, plain(), |d| d.add(900, 2, b"")),
+        broken(
+            "rec-unknown-required",
+            "A required record of unknown type.",
+            V::RequiredRecord,
+            Unsupported,
+            plain(),
+            |d| d.add(900, REQUIRED, b""),
+        ),
+        broken(
+            "rec-unknown-6_required",
+            "The first type that version 1 does not have.",
+            V::RequiredRecord,
+            Unsupported,
+            plain(),
+            |d| d.add(6, REQUIRED, b"sixth"),
+        ),
+        broken(
+            "rec-flags-unknown_record",
+            "An unknown flag on an unknown record that is not required.",
+            V::RecordFlags,
+            Unsupported,
+            plain(),
+            |d| d.add(900, 2, b""),
+        ),
         change("rec-flags-section", "An unknown flag on a section.", V::RecordFlags, Unsupported, |d| {
             d.record(SECTION).flags |= 2
         }),
@@ -102,23 +127,32 @@ fn flags() -> Vec<Vector> {
 
 fn lengths() -> Vec<Vector> {
     let longer = |name: &str, record: u16| {
-        change(&format!("rec-length-{name}_longer"), "A record is eight bytes longer than its type says.", V::RecordLength,
-            Invalid, |d| d.record(record).payload.extend([0; 8]))
+        change(
+            &format!("rec-length-{name}_longer"),
+            "A record is eight bytes longer than its type says.",
+            V::RecordLength,
+            Invalid,
+            |d| d.record(record).payload.extend([0; 8]),
+        )
     };
     let shorter = |name: &str, record: u16| {
-        change(&format!("rec-length-{name}_shorter"), "A record is a byte shorter than its type says.", V::RecordLength,
-            Invalid, |d| {
+        change(
+            &format!("rec-length-{name}_shorter"),
+            "A record is a byte shorter than its type says.",
+            V::RecordLength,
+            Invalid,
+            |d| {
                 let payload = &mut d.record(record).payload;
                 payload.truncate(payload.len() - 1);
-            })
+            },
+        )
     };
     let mut vectors = Vec::new();
     for (name, record) in [("section", SECTION), ("merge_mark", MERGE_MARK), ("copy_mark", COPY_MARK)] {
         vectors.extend([longer(name, record), shorter(name, record)]);
     }
-    let parent = |name: &str, purpose: &str, apply: &dyn Fn(&mut Draft)| {
-        change(name, purpose, V::RecordLength, Invalid, apply)
-    };
+    let parent =
+        |name: &str, purpose: &str, apply: &dyn Fn(&mut Draft)| change(name, purpose, V::RecordLength, Invalid, apply);
     vectors.extend([
         parent("rec-length-parent_hint_longer", "The hint is longer than hint_length.", &|d| {
             d.record(PARENT).payload.push(b'x')
@@ -143,20 +177,29 @@ fn reserved() -> Vec<Vector> {
         ("copy_mark", COPY_MARK, 31),
     ]
     .map(|(name, record, at)| {
-        change(&format!("rec-reserved-{name}"), "A reserved byte of a record is not zero.", V::RecordLength, Invalid, |d| {
-            d.put_in(record, at, &[1])
-        })
+        change(
+            &format!("rec-reserved-{name}"),
+            "A reserved byte of a record is not zero.",
+            V::RecordLength,
+            Invalid,
+            |d| d.put_in(record, at, &[1]),
+        )
     })
     .into()
 }
 
 fn counts() -> Vec<Vector> {
     let twice = |name: &str, record: u16| {
-        change(&format!("rec-count-two_{name}s"), "A record that may be there once is there twice.", V::RecordCount,
-            Invalid, |d| {
+        change(
+            &format!("rec-count-two_{name}s"),
+            "A record that may be there once is there twice.",
+            V::RecordCount,
+            Invalid,
+            |d| {
                 let at = d.records.iter().position(|r| r.record_type == record).expect("the draft has one");
                 d.records.insert(at, d.records[at].clone());
-            })
+            },
+        )
     };
     let mut vectors = vec![twice("parent", PARENT), twice("merge_mark", MERGE_MARK), twice("copy_mark", COPY_MARK)];
     let mut most = sparse_overlay();
@@ -243,8 +286,13 @@ fn marks() -> Vec<Vector> {
 
 fn requirements() -> Vec<Vector> {
     let optional = |name: &str, record: u16| {
-        change(&format!("rec-required-{name}"), "A record that must be understood says that it need not be.",
-            V::KnownRecordRequired, Invalid, |d| d.record(record).flags = 0)
+        change(
+            &format!("rec-required-{name}"),
+            "A record that must be understood says that it need not be.",
+            V::KnownRecordRequired,
+            Invalid,
+            |d| d.record(record).flags = 0,
+        )
     };
     let records = [("allocation", SECTION), ("parent", PARENT), ("merge_mark", MERGE_MARK), ("copy_mark", COPY_MARK)];
     records.map(|(name, record)| optional(name, record)).into()
@@ -275,6 +323,28 @@ fn unknown(header: &mut Header) {
     ];
 }
 
+/// The image with both marks as it is, its marks ignored.
+fn all_types() -> Vector {
+    let rules = &[
+        V::RecordWalk,
+        V::RecordFlags,
+        V::RecordLength,
+        V::RecordCount,
+        V::ParentFormat,
+        V::Hint,
+        V::ParentNeedsAllocation,
+        V::MergeMark,
+        V::KnownRecordRequired,
+        V::RecordOrder,
+        V::Marked,
+        V::Copying,
+    ];
+    let purpose = "A record of every type that an image can have, in order; the caller ignores the marks, to look.";
+    let mut vector = opens("rec-all_types", purpose, rules, &mut marked()).file("base.raw", Role::Parent, base_raw());
+    vector.cases[0].ignore_marks = true;
+    vector
+}
+
 fn kept() -> Vec<Vector> {
     let mut image = plain();
     unknown(&mut image.header);
@@ -285,11 +355,20 @@ fn kept() -> Vec<Vector> {
     let mut overlay = sparse_overlay();
     unknown(&mut overlay.header);
     vec![
-        opens("rec-unknown-optional", "Unknown records that are not required, one type twice, odd lengths.",
-            &[V::RequiredRecord, V::RecordPadding], &mut image),
+        all_types(),
+        opens(
+            "rec-unknown-optional",
+            "Unknown records that are not required, one type twice, odd lengths.",
+            &[V::RequiredRecord, V::RecordPadding],
+            &mut image,
+        ),
         opens("rec-unknown-in_overlay", "The same behind an allocation section.", &[V::RequiredRecord], &mut overlay),
-        opens("rec-unknown-type_0", "A record of type 0 is one that nobody knows: eight bytes of zeros.",
-            &[V::RequiredRecord, V::RecordOrder], &mut zero),
+        opens(
+            "rec-unknown-type_0",
+            "A record of type 0 is one that nobody knows: eight bytes of zeros.",
+            &[V::RequiredRecord, V::RecordOrder],
+            &mut zero,
+        ),
         opens("rec-unknown-200", "There may be any number of unknown records.", &[V::RecordCount], &mut largest),
     ]
 }

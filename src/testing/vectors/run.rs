@@ -3,10 +3,10 @@
 use super::maker::facts;
 use super::sparse::Sparse;
 use super::vector::{After, Case, Disk, File, Held, Operation, Stretch, Vector, Verdict};
-use crate::chain::{Chain, ChainOptions, Layer, ParentPolicy};
+use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::format::{Header, Parent};
+use crate::format::Header;
 use crate::image::Image;
 use crate::storage::{Host, MemoryStorage, ReadOnly, Storage};
 use crate::sync::Arc;
@@ -34,7 +34,6 @@ pub fn run(vector: &Vector) -> Result<(), Mismatch> {
 }
 
 /// The files of a vector while a case runs: each can be opened again, as others left it.
-#[derive(Debug)]
 struct Files(BTreeMap<String, Arc<dyn Storage>>);
 
 impl Files {
@@ -50,13 +49,6 @@ impl Files {
     fn open(&self, name: &str) -> Result<Arc<dyn Storage>, Error> {
         let missing = || Error::Denied(format!("{name}: not among the files of the vector"));
         self.0.get(name).cloned().ok_or_else(missing)
-    }
-}
-
-/// The caller's policy: a hint is the name of a file.
-impl ParentPolicy for Files {
-    fn open(&self, link: &Parent, _child: &str, _write: bool) -> Result<Arc<dyn Storage>, Error> {
-        Files::open(self, &link.hint)
     }
 }
 
@@ -106,10 +98,11 @@ fn open(files: &Files, case: &Case, write: bool) -> Result<Chain, Error> {
         ignore_marks: case.ignore_marks,
         ..defaults
     };
-    let file = Files::open(files, &case.open)?;
+    let parents = case.parents.iter().map(|name| files.open(name)).collect::<Result<Vec<_>, _>>()?;
+    let (file, policy) = (files.open(&case.open)?, GivenParents::new(parents));
     match &case.volume {
-        Some(volume) => Chain::open_sidecar(file, Files::open(files, volume)?, host, files, &options),
-        None => Chain::open(file, host, files, &options),
+        Some(volume) => Chain::open_sidecar(file, files.open(volume)?, host, &policy, &options),
+        None => Chain::open(file, host, &policy, &options),
     }
 }
 
@@ -201,7 +194,8 @@ fn check_held(image: &Image, extent: &Stretch) -> Result<(), Mismatch> {
     let here = extent.held == Held::Here;
     let (mut at, end) = (extent.offset, extent.offset + extent.length);
     while at < end {
-        let (found, next) = image.local_run(at, end).map_err(|error| format!("nobody knows who holds {at}: {error}"))?;
+        let (found, next) =
+            image.local_run(at, end).map_err(|error| format!("nobody knows who holds {at}: {error}"))?;
         if found != here || next <= at {
             return Err(format!("byte {at} is held here: {found} instead of {here}"));
         }

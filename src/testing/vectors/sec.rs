@@ -53,14 +53,29 @@ fn with(name: &str, purpose: &str, rules: &[V], another: Section) -> Vector {
 
 fn kinds() -> Vec<Vector> {
     let mut vectors = vec![
-        with("sec-kind-unknown_optional", "A section of unknown kind that is not required, past the end of the file.",
-            &[V::SectionKind, V::SectionInFile], optional(SectionKind::Other(5), 1 << 40)),
-        with("sec-kind-unknown_odd_fields", "Granule and length of a section of unknown kind mean nothing to a reader.",
+        with(
+            "sec-kind-unknown_optional",
+            "A section of unknown kind that is not required, past the end of the file.",
+            &[V::SectionKind, V::SectionInFile],
+            optional(SectionKind::Other(5), 1 << 40),
+        ),
+        with(
+            "sec-kind-unknown_odd_fields",
+            "Granule and length of a section of unknown kind mean nothing to a reader.",
             &[V::SectionKind, V::Granularity, V::SectionLength],
-            Section { granularity_shift: 200, length: 0, covered: u64::MAX, ..optional(SectionKind::Other(9), 1 << 40) }),
-        with("sec-kind-dirty_optional", "A dirty section that is not required keeps no image from opening.", &[
-            V::SectionKind,
-        ], optional(SectionKind::Dirty, 1 << 40)),
+            Section {
+                granularity_shift: 200,
+                length: 0,
+                covered: u64::MAX,
+                ..optional(SectionKind::Other(9), 1 << 40)
+            },
+        ),
+        with(
+            "sec-kind-dirty_optional",
+            "A dirty section that is not required keeps no image from opening.",
+            &[V::SectionKind],
+            optional(SectionKind::Dirty, 1 << 40),
+        ),
         change("sec-kind-unknown_required", "A required section of unknown kind.", V::SectionKind, Unsupported, |d| {
             d.put_in(SECTION, 16, &[5, 0])
         }),
@@ -96,8 +111,14 @@ fn granules() -> Vec<Vector> {
         shift("sec-granularity-25", "A granule of 32 MiB.", 25),
         shift("sec-granularity-64", "A shift of 64: the granule does not fit into 64 bits.", 64),
         shift("sec-granularity-255", "A shift of 255.", 255),
-        broken("sec-granularity-dirty_11", "A granule of 2 KiB in a dirty section that is not required.", V::Granularity,
-            Invalid, with_dirty(), |d| d.records[1].payload[18] = 11),
+        broken(
+            "sec-granularity-dirty_11",
+            "A granule of 2 KiB in a dirty section that is not required.",
+            V::Granularity,
+            Invalid,
+            with_dirty(),
+            |d| d.records[1].payload[18] = 11,
+        ),
     ]
 }
 
@@ -111,23 +132,56 @@ fn with_dirty() -> Maker {
 fn places() -> Vec<Vector> {
     let last = MAX_OFFSET - 4096;
     vec![
-        set("sec-offset-unaligned", "The section begins on a multiple of 512 only.", V::SectionPlace, 24, SLOTS_END + 512),
+        set(
+            "sec-offset-unaligned",
+            "The section begins on a multiple of 512 only.",
+            V::SectionPlace,
+            24,
+            SLOTS_END + 512,
+        ),
         set("sec-length-unaligned", "The section's length is a multiple of 512 only.", V::SectionPlace, 32, 4608),
         set("sec-offset-0", "The section lies over slot 0.", V::SectionPlace, 24, 0),
         set("sec-offset-slot_1", "The section lies over slot 1.", V::SectionPlace, 24, SLOT_SIZE),
-        set("sec-offset-slot_1_end", "The section begins a page before the end of slot 1.", V::SectionPlace, 24,
-            SLOTS_END - 4096),
+        set(
+            "sec-offset-slot_1_end",
+            "The section begins a page before the end of slot 1.",
+            V::SectionPlace,
+            24,
+            SLOTS_END - 4096,
+        ),
         set("sec-offset-overflow", "Offset and length together are 2^64.", V::SectionPlace, 24, u64::MAX - 4095),
-        set("sec-length-overflow", "Offset and length together are more than 2^64.", V::SectionPlace, 32, u64::MAX - 4095),
-        with("sec-offset-max", "An optional section ends at 2^61.", &[V::SectionPlace, V::SectionInFile],
-            optional(SectionKind::Dirty, last)),
-        broken("sec-offset-above_max", "An optional section ends a page behind 2^61.", V::SectionPlace, Invalid,
-            with_dirty(), |d| d.records[1].payload[24..32].copy_from_slice(&(last + 4096).to_le_bytes())),
-        broken("sec-offset-unknown_kind", "The rule holds for a section of unknown kind.", V::SectionPlace, Invalid,
-            with_dirty(), |d| {
+        set(
+            "sec-length-overflow",
+            "Offset and length together are more than 2^64.",
+            V::SectionPlace,
+            32,
+            u64::MAX - 4095,
+        ),
+        with(
+            "sec-offset-max",
+            "An optional section ends at 2^61.",
+            &[V::SectionPlace, V::SectionInFile],
+            optional(SectionKind::Dirty, last),
+        ),
+        broken(
+            "sec-offset-above_max",
+            "An optional section ends a page behind 2^61.",
+            V::SectionPlace,
+            Invalid,
+            with_dirty(),
+            |d| d.records[1].payload[24..32].copy_from_slice(&(last + 4096).to_le_bytes()),
+        ),
+        broken(
+            "sec-offset-unknown_kind",
+            "The rule holds for a section of unknown kind.",
+            V::SectionPlace,
+            Invalid,
+            with_dirty(),
+            |d| {
                 d.records[1].payload[16] = 99;
                 d.records[1].payload[24..32].copy_from_slice(&4096u64.to_le_bytes());
-            }),
+            },
+        ),
     ]
 }
 
@@ -140,11 +194,22 @@ fn lengths() -> Vec<Vector> {
     long.header.sections[0].length = 3 * 4096;
     let short = Maker::overlay("more", over, 12);
     vec![
-        opens("sec-length-one_page", "As many bits as one page has: 8 sectors of 3968.", &[V::SectionLength], &mut exact),
+        opens(
+            "sec-length-one_page",
+            "As many bits as one page has: 8 sectors of 3968.",
+            &[V::SectionLength],
+            &mut exact,
+        ),
         opens("sec-length-two_pages", "One bit more than a page has.", &[V::SectionLength], &mut more),
         opens("sec-length-spare", "A section may be longer than its bits need.", &[V::SectionLength], &mut long),
-        broken("sec-length-page_short", "A section of one page for one bit more than that.", V::SectionLength, Invalid,
-            short, |d| d.put_in(SECTION, 32, &4096u64.to_le_bytes())),
+        broken(
+            "sec-length-page_short",
+            "A section of one page for one bit more than that.",
+            V::SectionLength,
+            Invalid,
+            short,
+            |d| d.put_in(SECTION, 32, &4096u64.to_le_bytes()),
+        ),
         set("sec-length-0", "A section of no length for eight bits.", V::SectionLength, 32, 0),
     ]
 }
@@ -158,21 +223,56 @@ fn overlaps() -> Vec<Vector> {
     };
     let data = sparse_overlay().header.data_offset;
     vec![
-        set("sec-overlap-data_end", "The allocation section reaches a page into the data area.", V::Overlap, 32,
-            data - SLOTS_END + 4096),
-        change("sec-overlap-data_offset", "The data area begins where the allocation section does.", V::Overlap, Invalid,
-            |d| d.put(72, &SLOTS_END.to_le_bytes())),
-        at("sec-overlap-same_place", "A dirty section lies where the allocation section does.", SectionKind::Dirty,
-            SLOTS_END),
-        at("sec-overlap-last_page_of_data", "A dirty section lies in the last page of the data area.",
-            SectionKind::Dirty, data + 28_672),
-        at("sec-overlap-unknown_kind", "A section of unknown kind lies in the data area.", SectionKind::Other(300), data),
-        with("sec-overlap-touching", "Sections and data area touch and do not overlap.", &[V::Overlap],
-            optional(SectionKind::Dirty, SLOTS_END + 4096)),
-        with("sec-overlap-behind_data", "A section begins where the data area ends.", &[V::Overlap],
-            optional(SectionKind::Dirty, data + 32_768)),
-        with("sec-overlap-empty", "An empty section within the data area overlaps nothing.", &[V::Overlap],
-            Section { length: 0, covered: 0, ..optional(SectionKind::Dirty, data + 4096) }),
+        set(
+            "sec-overlap-data_end",
+            "The allocation section reaches a page into the data area.",
+            V::Overlap,
+            32,
+            data - SLOTS_END + 4096,
+        ),
+        change(
+            "sec-overlap-data_offset",
+            "The data area begins where the allocation section does.",
+            V::Overlap,
+            Invalid,
+            |d| d.put(72, &SLOTS_END.to_le_bytes()),
+        ),
+        at(
+            "sec-overlap-same_place",
+            "A dirty section lies where the allocation section does.",
+            SectionKind::Dirty,
+            SLOTS_END,
+        ),
+        at(
+            "sec-overlap-last_page_of_data",
+            "A dirty section lies in the last page of the data area.",
+            SectionKind::Dirty,
+            data + 28_672,
+        ),
+        at(
+            "sec-overlap-unknown_kind",
+            "A section of unknown kind lies in the data area.",
+            SectionKind::Other(300),
+            data,
+        ),
+        with(
+            "sec-overlap-touching",
+            "Sections and data area touch and do not overlap.",
+            &[V::Overlap, V::SectionId],
+            optional(SectionKind::Dirty, SLOTS_END + 4096),
+        ),
+        with(
+            "sec-overlap-behind_data",
+            "A section begins where the data area ends.",
+            &[V::Overlap],
+            optional(SectionKind::Dirty, data + 32_768),
+        ),
+        with(
+            "sec-overlap-empty",
+            "An empty section within the data area overlaps nothing.",
+            &[V::Overlap],
+            Section { length: 0, covered: 0, ..optional(SectionKind::Dirty, data + 4096) },
+        ),
     ]
 }
 
@@ -183,12 +283,18 @@ fn ids() -> Vec<Vector> {
             let first = d.records[0].payload[..16].to_vec();
             d.records[1].payload[..16].copy_from_slice(&first);
         }),
-        broken("sec-id-twice_unknown_kind", "A section of unknown kind has the identity of another.", V::SectionId,
-            Invalid, with_dirty(), |d| {
+        broken(
+            "sec-id-twice_unknown_kind",
+            "A section of unknown kind has the identity of another.",
+            V::SectionId,
+            Invalid,
+            with_dirty(),
+            |d| {
                 let first = d.records[0].payload[..16].to_vec();
                 d.records[1].payload[..16].copy_from_slice(&first);
                 d.records[1].payload[16] = 50;
-            }),
+            },
+        ),
     ]
 }
 
@@ -202,8 +308,13 @@ fn allocation() -> Vec<Vector> {
     vec![
         change("sec-allocation-two", "There are two allocation sections.", V::AllocationCovers, Invalid, two),
         set("sec-allocation-covers_less", "The bits end a byte before the disk.", V::AllocationCovers, 40, 32_767),
-        set("sec-allocation-covers_more", "The bits speak of a byte more than the disk has.", V::AllocationCovers, 40,
-            32_769),
+        set(
+            "sec-allocation-covers_more",
+            "The bits speak of a byte more than the disk has.",
+            V::AllocationCovers,
+            40,
+            32_769,
+        ),
         set("sec-allocation-covers_nothing", "The bits speak of nothing.", V::AllocationCovers, 40, 0),
     ]
 }
@@ -226,7 +337,13 @@ fn in_file() -> Vec<Vector> {
     vec![
         opens("sec-file-behind_data", purpose, &[V::SectionInFile], &mut behind()),
         cut,
-        broken("sec-file-beyond_end", "The allocation section lies at 1 TiB.", V::SectionInFile, Invalid,
-            sparse_overlay(), |d| d.put_in(SECTION, 24, &(1u64 << 40).to_le_bytes())),
+        broken(
+            "sec-file-beyond_end",
+            "The allocation section lies at 1 TiB.",
+            V::SectionInFile,
+            Invalid,
+            sparse_overlay(),
+            |d| d.put_in(SECTION, 24, &(1u64 << 40).to_le_bytes()),
+        ),
     ]
 }

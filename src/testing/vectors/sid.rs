@@ -6,6 +6,7 @@ use super::sparse::Sparse;
 use super::vector::{Case, Role, Vector, Verdict};
 use super::{IMAGE, broken, plain};
 use crate::format::{HostFormat, HostRecord, State};
+use crate::limits::{SLOT_SIZE, SLOTS_END};
 use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
 
@@ -65,8 +66,13 @@ fn valid() -> Vec<Vector> {
     bad.bad.insert(0);
     let damaged = Case { volume: Some(VOLUME.into()), ..bad.opens(SIDECAR) };
     vec![
-        opens("sid-plain", "A raw volume of eight blocks, of which its sidecar says that two are present.", &[], &mut side())
-            .also(&["ALC-01", "ALC-04", "SID-05"]),
+        opens(
+            "sid-plain",
+            "A raw volume of eight blocks, of which its sidecar says that two are present.",
+            &[V::AllocationHome, V::SidecarHost, V::HostFormat],
+            &mut side(),
+        )
+        .also(&["ALC-01", "ALC-04", "SID-05"]),
         opens("sid-over_raw", "Copy-on-read from a shorter raw file into a volume.", &[V::VisibleLength], &mut over)
             .also(&["ALC-05"])
             .file("base.raw", Role::Parent, base),
@@ -75,26 +81,50 @@ fn valid() -> Vec<Vector> {
         opens("sid-odd_size", "The volume is no multiple of a block.", &[], &mut odd).also(&["ALC-06"]),
         opens("sid-volume-longer", "The volume is longer than the sidecar says.", &[V::HostLength], &mut longer),
         opens("sid-disk-shorter_than_host", "The disk is shorter than its host.", &[V::HostCovers], &mut shorter),
-        Vector::new("sid-bad_sector", "The one sector of the bitmap is bad: nothing of the volume is read.", &[
-            V::SealedSector,
-        ])
+        opens(
+            "sid-complete",
+            "A sidecar without allocation section, as a stream that came to its end leaves it: the volume is the disk.",
+            &[V::AllocationHome],
+            &mut complete(),
+        )
+        .also(&["ALC-02"]),
+        Vector::new(
+            "sid-bad_sector",
+            "The one sector of the bitmap is bad: nothing of the volume is read.",
+            &[V::SealedSector],
+        )
         .file(SIDECAR, Role::Sidecar, bad.file.clone())
         .file(VOLUME, Role::Volume, bad.volume.clone().expect("a sidecar has a volume"))
         .case(damaged),
     ]
 }
 
+/// A volume that is present as a whole.
+fn complete() -> Maker {
+    let mut maker = Maker::sidecar("side", 32_768, 12).data(0..32_768);
+    maker.header.sections.clear();
+    maker.file.set_len(SLOTS_END);
+    maker
+}
+
 fn hosts() -> Vec<Vector> {
-    let mut disk_longer = fails("sid-disk-longer_than_host", "The disk is a byte longer than its host.", V::HostCovers,
-        Invalid, |d| d.put_in(HOST, 8, &32_767u64.to_le_bytes()));
+    let mut disk_longer =
+        fails("sid-disk-longer_than_host", "The disk is a byte longer than its host.", V::HostCovers, Invalid, |d| {
+            d.put_in(HOST, 8, &32_767u64.to_le_bytes())
+        });
     disk_longer.files[1].bytes.set_len(32_768);
     vec![
         fails("sid-host-missing", "A sidecar without host record.", V::SidecarHost, Invalid, |d| {
             d.records.retain(|record| record.record_type != HOST)
         })
         .or(V::AllocationHome),
-        fails("sid-host-missing_no_section", "A sidecar without host record and without section.", V::SidecarHost,
-            Invalid, |d| d.records.clear()),
+        fails(
+            "sid-host-missing_no_section",
+            "A sidecar without host record and without section.",
+            V::SidecarHost,
+            Invalid,
+            |d| d.records.clear(),
+        ),
         broken("sid-host-in_image", "An image with a host record.", V::SidecarHost, Invalid, plain(), |d| {
             let host = Draft::of(&side().header).record(HOST).clone();
             d.add(HOST, REQUIRED, &host.payload);
@@ -131,7 +161,12 @@ fn volumes() -> Vec<Vector> {
             broken: vec!["SID-05".into()],
             ..Case::new(IMAGE, Verdict::Refused, &[])
         });
+    let mut short =
+        opens("sid-file-short", "The sidecar ends within slot 1, behind its header.", &[V::Slots], &mut complete());
+    short.files[0].bytes.set_len(SLOT_SIZE + 4096);
+    short.cases = vec![Case { volume: Some(VOLUME.into()), ..Case::new(SIDECAR, Invalid, &[V::Slots]) }];
     vec![
+        short,
         with_volume("sid-volume-byte_short", "The volume is a byte shorter than the sidecar says.", 32_767),
         with_volume("sid-volume-empty", "The volume is empty.", 0),
         alone.also(&["SID-07"]),
@@ -140,7 +175,8 @@ fn volumes() -> Vec<Vector> {
 }
 
 fn records() -> Vec<Vector> {
-    let mut cut = opens("sid-section-cut", "The sidecar ends before its section does.", &[V::SectionInFile], &mut side());
+    let mut cut =
+        opens("sid-section-cut", "The sidecar ends before its section does.", &[V::SectionInFile], &mut side());
     let length = cut.files[0].length - 512;
     cut.files[0].bytes.set_len(length);
     cut.files[0].length = length;
@@ -150,8 +186,13 @@ fn records() -> Vec<Vector> {
             let host = d.record(HOST).clone();
             d.records.push(host);
         }),
-        fails("sid-host-optional", "The host record says that it need not be understood.", V::KnownRecordRequired, Invalid,
-            |d| d.record(HOST).flags = 0),
+        fails(
+            "sid-host-optional",
+            "The host record says that it need not be understood.",
+            V::KnownRecordRequired,
+            Invalid,
+            |d| d.record(HOST).flags = 0,
+        ),
         fails("sid-host-longer", "The host record is longer than its type says.", V::RecordLength, Invalid, |d| {
             d.record(HOST).payload.extend([0; 8])
         }),
@@ -161,8 +202,13 @@ fn records() -> Vec<Vector> {
         fails("sid-host-reserved", "A reserved byte of the host record is not zero.", V::RecordLength, Invalid, |d| {
             d.put_in(HOST, 4, &[1])
         }),
-        fails("sid-host-reserved_last", "The last reserved byte of the host record is not zero.", V::RecordLength, Invalid,
-            |d| d.put_in(HOST, 31, &[1])),
+        fails(
+            "sid-host-reserved_last",
+            "The last reserved byte of the host record is not zero.",
+            V::RecordLength,
+            Invalid,
+            |d| d.put_in(HOST, 31, &[1]),
+        ),
         fails("sid-section-over_slot", "The section lies over slot 1.", V::SectionPlace, Invalid, |d| {
             d.put_in(SECTION, 24, &65_536u64.to_le_bytes())
         }),

@@ -35,9 +35,7 @@ fn fails(name: &str, purpose: &str, verdict: Verdict, rule: V, bytes: [&[u8]; 2]
     let mut maker = plain();
     maker.slot(0, bytes[0]);
     maker.slot(1, bytes[1]);
-    Vector::new(name, purpose, &[rule])
-        .file(IMAGE, Role::Image, maker.file)
-        .case(Case::new(IMAGE, verdict, &[rule]))
+    Vector::new(name, purpose, &[rule]).file(IMAGE, Role::Image, maker.file).case(Case::new(IMAGE, verdict, &[rule]))
 }
 
 /// The plain image at sequence 6, and what a session made of its header: 7, another epoch, writing.
@@ -76,9 +74,12 @@ fn newer_wins() -> Vec<Vector> {
         shows("slots-0-newer", "Slot 0 has the higher sequence: an update ended early.", new.clone(), [&seven, &six])
             .also(&["HDR-19"]),
         shows("slots-1-newer", "Slot 1 has the higher sequence.", new.clone(), [&six, &seven]).also(&["HDR-19"]),
-        shows("slots-far_apart", "The sequences are 7 and 2^63 - 1: numbers are compared, nothing wraps.", far, [
-            &far_bytes, &seven,
-        ])
+        shows(
+            "slots-far_apart",
+            "The sequences are 7 and 2^63 - 1: numbers are compared, nothing wraps.",
+            far,
+            [&far_bytes, &seven],
+        )
         .also(&["HDR-19", "HDR-15"]),
         shows("slots-bytewise_order", "256 is more than 9, though its first byte is less.", ten, [&hundred, &nine])
             .also(&["HDR-19"]),
@@ -100,13 +101,24 @@ fn torn() -> Vec<Vector> {
     let mut cut = seven.clone();
     cut[40] ^= 0x10;
     let mut vectors = vec![
-        shows("slots-newest_torn-in_0", "The update to 7 was torn in slot 0; 6 in slot 1 counts.", old.clone(), [
-            &cut, &six,
-        ]),
-        shows("slots-newest_torn-in_1", "The update to 7 was torn in slot 1; 6 in slot 0 counts.", old.clone(), [
-            &six, &cut,
-        ]),
-        shows("slots-older_torn", "7 is whole; making slot 0 equal to it was interrupted.", new.clone(), [&cut, &seven]),
+        shows(
+            "slots-newest_torn-in_0",
+            "The update to 7 was torn in slot 0; 6 in slot 1 counts.",
+            old.clone(),
+            [&cut, &six],
+        ),
+        shows(
+            "slots-newest_torn-in_1",
+            "The update to 7 was torn in slot 1; 6 in slot 0 counts.",
+            old.clone(),
+            [&six, &cut],
+        ),
+        shows(
+            "slots-older_torn",
+            "7 is whole; making slot 0 equal to it was interrupted.",
+            new.clone(),
+            [&cut, &seven],
+        ),
         shows("slots-two_updates_behind", "Slot 1 is two updates behind.", new, [&seven, &five]),
     ];
     vectors.extend(torn_in_sectors());
@@ -126,11 +138,21 @@ fn torn_in_sectors() -> Vec<Vector> {
     };
     vec![
         case("slots-sectors-none", "Of an update no sector: slot 0 holds 4 as before, 5 counts.", &five, 0b0000_0000),
-        case("slots-sectors-first", "Of an update only the first sector, which has the new fields.", &five, 0b0000_0001),
+        case(
+            "slots-sectors-first",
+            "Of an update only the first sector, which has the new fields.",
+            &five,
+            0b0000_0001,
+        ),
         case("slots-sectors-all_but_first", "Of an update all but the first sector.", &five, 0b1111_1110),
         case("slots-sectors-odd", "Of an update every other sector.", &five, 0b1010_1010),
         case("slots-sectors-all_but_last", "Of an update all but the last sector of the header.", &five, 0b1011_1111),
-        case("slots-sectors-padding_old", "Of an update all of the header; only the padding is old.", &six, 0b0111_1111),
+        case(
+            "slots-sectors-padding_old",
+            "Of an update all of the header; only the padding is old.",
+            &six,
+            0b0111_1111,
+        ),
     ]
 }
 
@@ -158,13 +180,20 @@ fn refusing() -> Vec<Vector> {
     version_torn[100] ^= 1;
     let no_fall_back = "the older header does not take its place.";
     let mut vectors = vec![
-        fails("slots-equal_sequence-other_epoch", "Two headers of one sequence number.", Invalid, V::EqualSequence, [
-            &seven, &other,
-        ]),
-        fails("slots-equal_sequence-longer", "One header, and the same with a record more.", Invalid, V::EqualSequence, [
-            &seven,
-            &patched(&new, &|draft| draft.add(900, 0, b"more")),
-        ]),
+        fails(
+            "slots-equal_sequence-other_epoch",
+            "Two headers of one sequence number.",
+            Invalid,
+            V::EqualSequence,
+            [&seven, &other],
+        ),
+        fails(
+            "slots-equal_sequence-longer",
+            "One header, and the same with a record more.",
+            Invalid,
+            V::EqualSequence,
+            [&seven, &patched(&new, &|draft| draft.add(900, 0, b"more"))],
+        ),
         fails(
             "slots-newer-incompat",
             &format!("The newer header has an unknown incompatible feature: {no_fall_back}"),
@@ -172,15 +201,34 @@ fn refusing() -> Vec<Vector> {
             V::IncompatibleFeature,
             [&six, &feature],
         ),
-        fails("slots-newer-state", &format!("The newer header has no right state: {no_fall_back}"), Invalid, V::State, [
-            &state, &six,
-        ]),
-        fails("slots-newer-reserved", &format!("A reserved byte of the newer header is set: {no_fall_back}"), Invalid,
-            V::HeaderReserved, [&six, &reserved]),
-        fails("slots-newer-version_2", &format!("The newer header is of version 2: {no_fall_back}"), Unsupported,
-            V::Version, [&version, &six]),
-        fails("slots-older-incompat", "The older header has an unknown incompatible feature.", Unsupported,
-            V::IncompatibleFeature, [&seven, &old_feature]),
+        fails(
+            "slots-newer-state",
+            &format!("The newer header has no right state: {no_fall_back}"),
+            Invalid,
+            V::State,
+            [&state, &six],
+        ),
+        fails(
+            "slots-newer-reserved",
+            &format!("A reserved byte of the newer header is set: {no_fall_back}"),
+            Invalid,
+            V::HeaderReserved,
+            [&six, &reserved],
+        ),
+        fails(
+            "slots-newer-version_2",
+            &format!("The newer header is of version 2: {no_fall_back}"),
+            Unsupported,
+            V::Version,
+            [&version, &six],
+        ),
+        fails(
+            "slots-older-incompat",
+            "The older header has an unknown incompatible feature.",
+            Unsupported,
+            V::IncompatibleFeature,
+            [&seven, &old_feature],
+        ),
         fails("slots-older-state", "The older header has no right state.", Invalid, V::State, [&old_state, &seven]),
     ];
     vectors.iter_mut().for_each(|vector| vector.rules.push("HDR-18".into()));
@@ -200,19 +248,37 @@ fn telling() -> Vec<Vector> {
         slot
     };
     let (checksum, length, version) = (patched(33, &[0xff]), patched(12, &[4]), patched(8, &[3]));
-    let vector = |name: &str, purpose: &str, verdict, rule, slots| {
-        fails(name, purpose, verdict, rule, slots).also(&["HDR-20"])
-    };
+    let vector =
+        |name: &str, purpose: &str, verdict, rule, slots| fails(name, purpose, verdict, rule, slots).also(&["HDR-20"]);
     vec![
-        vector("slots-flaw-noise_and_checksum", "Noise, and a torn header: it was a header.", Invalid,
-            V::HeaderChecksum, [&noise, &checksum]),
-        vector("slots-flaw-checksum_and_empty", "A torn header, and nothing.", Invalid, V::HeaderChecksum, [
-            &checksum, &[],
-        ]),
+        vector(
+            "slots-flaw-noise_and_checksum",
+            "Noise, and a torn header: it was a header.",
+            Invalid,
+            V::HeaderChecksum,
+            [&noise, &checksum],
+        ),
+        vector(
+            "slots-flaw-checksum_and_empty",
+            "A torn header, and nothing.",
+            Invalid,
+            V::HeaderChecksum,
+            [&checksum, &[]],
+        ),
         vector("slots-flaw-empty_and_noise", "Nothing, and noise.", Invalid, V::Magic, [&[], &noise]),
-        vector("slots-flaw-length_and_checksum", "A length out of range, and a wrong checksum.", Invalid,
-            V::HeaderChecksum, [&length, &checksum]),
-        vector("slots-flaw-version_and_checksum", "Another version, torn, and a wrong checksum.", Unsupported,
-            V::Version, [&checksum, &version]),
+        vector(
+            "slots-flaw-length_and_checksum",
+            "A length out of range, and a wrong checksum.",
+            Invalid,
+            V::HeaderChecksum,
+            [&length, &checksum],
+        ),
+        vector(
+            "slots-flaw-version_and_checksum",
+            "Another version, torn, and a wrong checksum.",
+            Unsupported,
+            V::Version,
+            [&checksum, &version],
+        ),
     ]
 }

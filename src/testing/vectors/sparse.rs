@@ -113,10 +113,8 @@ impl Sparse {
             let wrong = || format!("not a line of a dump: {line}");
             let (place, digits) = line.split_once(": ").ok_or_else(wrong)?;
             let place = u64::from_str_radix(place, 16).map_err(|_| wrong())?;
-            let data: Option<Vec<u8>> = (0..digits.len())
-                .step_by(2)
-                .map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok())
-                .collect();
+            let data: Option<Vec<u8>> =
+                (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()).collect();
             bytes.write(place, &data.ok_or_else(wrong)?);
         }
         if bytes.len() > length {

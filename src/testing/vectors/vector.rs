@@ -53,7 +53,7 @@ pub enum Role {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Its name while the vector runs; parent hints name it so.
+    /// Its name while the vector runs.
     pub name: String,
     /// What it is to the others.
     pub role: Role,
@@ -87,8 +87,11 @@ pub enum Verdict {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// The file to open; its parents are found by their hints among the files.
+    /// The file to open.
     pub open: String,
+    /// The parents that the caller gives, from that of `open` down; hints play no part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<String>,
     /// The volume beside it, if it is a sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
@@ -319,6 +322,15 @@ impl Vector {
         self
     }
 
+    /// Gives every case that names no parents all files below, in their order.
+    pub(super) fn give_parents(&mut self) {
+        let below = |file: &&File| file.role == Role::Parent;
+        let parents: Vec<String> = self.files.iter().filter(below).map(|file| file.name.clone()).collect();
+        for case in self.cases.iter_mut().filter(|case| case.parents.is_empty()) {
+            case.parents = parents.iter().filter(|name| **name != case.open).cloned().collect();
+        }
+    }
+
     /// `hdr`, `rec`, ...: the word before the first hyphen.
     pub fn area(&self) -> &str {
         self.name.split('-').next().unwrap_or_default()
@@ -330,6 +342,7 @@ impl Case {
     pub(super) fn new(open: &str, result: Verdict, broken: &[Violation]) -> Case {
         Case {
             open: open.into(),
+            parents: Vec::new(),
             volume: None,
             write: false,
             depth: None,
