@@ -75,6 +75,10 @@ impl Merge {
             // Also if it is there already, from a merge that was stopped: what follows needs a session of this open.
             if !skipped(step) {
                 image.set_merge_mark(Some(*mark))?;
+                if !is_base {
+                    // Nothing else is written to it: both slots carry the mark before what lies below changes.
+                    image.seal()?;
+                }
             }
         }
         Ok(())
