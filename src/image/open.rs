@@ -34,7 +34,9 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn read_header(file: &dyn Storage) -> Result<Header> {
-        Ok(read_slots(file)?.header)
+        let header = read_slots(file)?.header;
+        header.check_size(file.size()?).map_err(|flaw| flaw.into_error(file.name(), None))?;
+        Ok(header)
     }
 
     /// Opens the image in `file`. Locks are the caller's; nothing is written before the first change.
