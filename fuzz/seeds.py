@@ -1,66 +1,76 @@
 #!/usr/bin/env python3
-"""Turns images into seeds for the target `open`: `seeds.py [IMAGE...]`, without arguments all of testdata/.
+"""Turns files into seeds for the target `open`: `seeds.py [IMAGE...]`, without arguments the vectors of testdata/.
 
-A seed describes a file by its length and its sectors that are not zero; src/testing/hostile.rs has the format.
+A seed describes a file by its length and its sectors that are not zero; src/testing/hostile/describe.rs has the
+format, testdata/README.md that of the vectors.
 """
 
 import hashlib
+import json
 import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 SECTOR = 512
-SUFFIXES = {".lvd", ".lvb"}
+# A piece says how many bytes it has in 16 bits, and its place in 32.
+LONGEST = (1 << 16) // SECTOR - 1
+FARTHEST = 1 << 32
 # Larger inputs slow the fuzzer down more than they tell it.
 LARGEST = 256 << 10
 
 
-def pieces(path):
-    """The runs of sectors of a file that hold anything: (number of the first sector, bytes)."""
-    start, run = 0, b""
-    with open(path, "rb") as file:
-        number = 0
-        while sector := file.read(SECTOR):
-            if any(sector) and len(run) + SECTOR < 1 << 16:
-                if not run:
-                    start = number
-                run += sector
-            else:
-                if run:
-                    yield start, run
-                start, run = (number, sector) if any(sector) else (0, b"")
-            number += 1
-    if run:
-        yield start, run
+def from_image(path):
+    """The length of a file, and its sectors that hold anything by their numbers."""
+    if path.stat().st_size > 64 << 20:
+        raise SystemExit(f"too large for a seed: {path}")
+    content = path.read_bytes()
+    starts = range(0, len(content), SECTOR)
+    return len(content), {at // SECTOR: content[at : at + SECTOR] for at in starts if any(content[at : at + SECTOR])}
 
 
-def seed(path):
-    out = b"\x00" + path.stat().st_size.to_bytes(8, "little")
-    for start, run in pieces(path):
-        if start < 1 << 32:
-            out += start.to_bytes(4, "little") + len(run).to_bytes(2, "little") + run
-    return out
+def from_vectors():
+    """The same of every image and sidecar in testdata/."""
+    testdata = HERE.parent / "testdata"
+    for entry in json.loads((testdata / "manifest.json").read_text())["vectors"]:
+        path = testdata / entry["path"]
+        for file in json.loads(path.read_text())["files"]:
+            if file["role"] in ("image", "sidecar"):
+                dump = path.with_name(file["dump"]).read_text() if file.get("dump") else ""
+                yield file["length"], from_dump(dump)
+
+
+def from_dump(text):
+    sectors = {}
+    for line in text.splitlines():
+        at, _, digits = line.partition(":")
+        for offset, byte in enumerate(bytes.fromhex(digits), int(at, 16)):
+            sectors.setdefault(offset // SECTOR, bytearray(SECTOR))[offset % SECTOR] = byte
+    return sectors
+
+
+def seed(length, sectors):
+    """The description of a file. Neighbouring sectors make one piece."""
+    out = bytearray(1) + length.to_bytes(8, "little")
+    numbers = sorted(number for number in sectors if number < FARTHEST)
+    while numbers:
+        count = 1
+        while count < min(len(numbers), LONGEST) and numbers[count] == numbers[0] + count:
+            count += 1
+        run = b"".join(sectors[number] for number in numbers[:count])
+        out += numbers[0].to_bytes(4, "little") + len(run).to_bytes(2, "little") + run
+        del numbers[:count]
+    return bytes(out)
 
 
 def main(arguments):
-    images = [pathlib.Path(argument) for argument in arguments]
-    if not images:
-        images = sorted(path for path in (HERE.parent / "testdata").rglob("*") if path.suffix in SUFFIXES)
+    files = [from_image(pathlib.Path(argument)) for argument in arguments] or from_vectors()
     corpus = HERE / "corpus" / "open"
     corpus.mkdir(parents=True, exist_ok=True)
-    written = 0
-    for image in images:
-        # Vectors of huge disks are sparse files; reading all of one would take long.
-        if image.stat().st_blocks * 512 > LARGEST or image.stat().st_size > 64 << 20:
-            print(f"skipped, too large: {image}")
-            continue
-        content = seed(image)
-        if len(content) > LARGEST:
-            print(f"skipped, too large: {image}")
-            continue
+    seeds = {seed(length, sectors) for length, sectors in files}
+    small = [content for content in seeds if len(content) <= LARGEST]
+    for content in small:
         (corpus / hashlib.sha1(content).hexdigest()).write_bytes(content)
-        written += 1
-    print(f"{written} seeds in {corpus}")
+    print(f"{len(small)} seeds in {corpus}, {len(seeds) - len(small)} too large")
 
 
 main(sys.argv[1:])
