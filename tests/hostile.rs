@@ -1,13 +1,28 @@
 //! Files that are not what they should be: opened, read, checked and written to, and nothing goes wrong.
 
 use lvd::testing::hostile;
+use lvd::testing::vectors::vector::Role;
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
 /// Descriptions of sound files.
 fn seeds() -> &'static [Vec<u8>] {
     static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    SEEDS.get_or_init(|| hostile::bases().iter().map(|base| hostile::pack(&base.contents())).collect())
+    let describe = |bytes: Vec<u8>| hostile::pack(bytes.len() as u64, [(0, &bytes[..])]);
+    SEEDS.get_or_init(|| hostile::bases().iter().map(|base| describe(base.contents())).collect())
+}
+
+/// Sound or not, each with its checksums right too.
+#[test]
+fn vectors_come_through() {
+    for vector in lvd::testing::vectors::all() {
+        for file in vector.files.iter().filter(|file| matches!(file.role, Role::Image | Role::Sidecar)) {
+            let mut input = hostile::pack(file.length, file.bytes.pieces());
+            hostile::open(&input);
+            input[0] = 1;
+            hostile::open(&input);
+        }
+    }
 }
 
 #[test]

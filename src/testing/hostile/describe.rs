@@ -14,6 +14,7 @@ use crate::image::{CreateOptions, Image, OpenOptions};
 use crate::limits::{MAX_OFFSET, SECTOR_SIZE, SLOT_SIZE, SLOTS_END};
 use crate::storage::{MemoryStorage, Storage};
 use crate::testing::host::SimHost;
+use crate::zeros::is_zero;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -57,15 +58,18 @@ pub fn expand(input: &[u8]) -> (MemoryStorage, Vec<u64>) {
     (file, places)
 }
 
-/// Describes the file with these bytes.
-pub fn pack(bytes: &[u8]) -> Vec<u8> {
+/// Describes a file of `size` bytes that holds `pieces` at their offsets, multiples of 512, and else zeros.
+/// What lies too far out to be described is left out.
+pub fn pack<'a>(size: u64, pieces: impl IntoIterator<Item = (u64, &'a [u8])>) -> Vec<u8> {
     let mut out = vec![0];
-    out.extend((bytes.len() as u64).to_le_bytes());
-    for (number, sector) in bytes.chunks(SECTOR_SIZE as usize).enumerate() {
-        if sector.iter().any(|&byte| byte != 0) {
-            out.extend((number as u32).to_le_bytes());
-            out.extend((sector.len() as u16).to_le_bytes());
-            out.extend(sector);
+    out.extend(size.to_le_bytes());
+    for (offset, bytes) in pieces {
+        for (number, sector) in (offset / SECTOR_SIZE..).zip(bytes.chunks(SECTOR_SIZE as usize)) {
+            if let (Ok(number), false) = (u32::try_from(number), is_zero(sector)) {
+                out.extend(number.to_le_bytes());
+                out.extend((sector.len() as u16).to_le_bytes());
+                out.extend(sector);
+            }
         }
     }
     out
