@@ -5,12 +5,19 @@ use lvd::chain::{Chain, ChainOptions, GivenParents, RawDevice};
 use lvd::format::{Identity, Parent, ParentFormat};
 use lvd::jobs::{Job, Merge, Stream};
 use lvd::storage::{Create, FileOptions, FileStorage, MemoryStorage, OsHost, Storage};
+use lvd::units::Size;
 use lvd::{BlockDevice, CreateOptions, Image, OpenOptions};
+use std::cell::LazyCell;
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-const DISK: u64 = 64 << 20;
 const BLOCK: u64 = 4096;
+
+/// `--test` asks whether the benches run, not how fast: less is enough.
+static TEST: LazyLock<bool> = LazyLock::new(|| std::env::args().any(|argument| argument == "--test"));
+static DISK: LazyLock<u64> = LazyLock::new(|| if *TEST { 4 << 20 } else { 64 << 20 });
+/// Blocks of the 1 TiB disk that are written.
+static SCATTERED: LazyLock<u64> = LazyLock::new(|| if *TEST { 1 << 9 } else { 1 << 16 });
 
 /// Makes storages of one kind.
 struct Place {
@@ -41,7 +48,7 @@ impl Place {
 
     fn bare(&self, full: bool) -> RawDevice {
         let storage = self.storage("bare");
-        storage.set_size(DISK).expect("space");
+        storage.set_size(*DISK).expect("space");
         let device = RawDevice::new(storage, true).expect("a raw device");
         if full {
             fill(&device);
@@ -52,24 +59,24 @@ impl Place {
     /// An overlay that holds nothing, over a raw disk that holds all.
     fn overlay(&self) -> Image {
         let parent = self.storage("parent");
-        parent.set_size(DISK).expect("space");
+        parent.set_size(*DISK).expect("space");
         let parent = RawDevice::new(parent, true).expect("a raw device");
         fill(&parent);
-        let link = Parent { identity: None, format: ParentFormat::Raw, visible_length: DISK, hint: String::new() };
-        let (_, image) = self.image("overlay", &CreateOptions { parent: Some(link), ..sized(DISK) });
+        let link = Parent { identity: None, format: ParentFormat::Raw, visible_length: *DISK, hint: String::new() };
+        let (_, image) = self.image("overlay", &CreateOptions { parent: Some(link), ..sized(*DISK) });
         image.set_below(Some(Arc::new(parent)));
         image
     }
 
     /// A base that holds all, and a top that holds all or nothing.
     fn chain(&self, top_full: bool) -> Chain {
-        let (base, image) = self.image("base", &sized(DISK));
+        let (base, image) = self.image("base", &sized(*DISK));
         fill(&image);
         image.close().expect("closes");
         let identity = Identity { uuid: image.uuid(), epoch: image.epoch() };
         let link =
-            Parent { identity: Some(identity), format: ParentFormat::Lvd, visible_length: DISK, hint: "base".into() };
-        let (top, image) = self.image("top", &CreateOptions { parent: Some(link), ..sized(DISK) });
+            Parent { identity: Some(identity), format: ParentFormat::Lvd, visible_length: *DISK, hint: "base".into() };
+        let (top, image) = self.image("top", &CreateOptions { parent: Some(link), ..sized(*DISK) });
         if top_full {
             fill(&image);
             image.close().expect("closes");
@@ -89,7 +96,7 @@ fn writable() -> OpenOptions {
 
 fn fill(device: &dyn BlockDevice) {
     let data = vec![0x5a; 1 << 20];
-    (0..DISK).step_by(data.len()).for_each(|at| device.write_at(&data, at).expect("space"));
+    (0..*DISK).step_by(data.len()).for_each(|at| device.write_at(&data, at).expect("space"));
 }
 
 /// A repeatable sequence of blocks.
@@ -102,16 +109,32 @@ fn scattered(blocks: u64) -> impl FnMut() -> u64 {
 }
 
 fn huge(c: &mut Criterion) {
-    let mut group = c.benchmark_group("1 TiB, 65536 blocks scattered");
+    const BLOCKS: u64 = (1 << 40) / BLOCK;
+    let mut group = c.benchmark_group(format!("1 TiB, {} blocks scattered", *SCATTERED));
     group.sample_size(10);
     for place in Place::all() {
-        let (storage, image) = place.image("huge", &CreateOptions { allocation: true, ..sized(1 << 40) });
-        let mut next = scattered((1 << 40) / BLOCK);
-        (0..65536).for_each(|_| image.write_at(&[7; BLOCK as usize], next()).expect("space"));
-        image.close().expect("closes");
+        // Made when the first bench that is not filtered out asks for it.
+        let storage = LazyCell::new(|| {
+            let (storage, image) = place.image("huge", &CreateOptions { allocation: true, ..sized(1 << 40) });
+            let mut next = scattered(BLOCKS);
+            (0..*SCATTERED).for_each(|_| image.write_at(&[7; BLOCK as usize], next()).expect("space"));
+            image.close().expect("closes");
+            storage
+        });
         let host = Arc::new(OsHost::default());
         let open = || Image::open(storage.clone(), host.clone(), &OpenOptions::default()).expect("opens");
         group.bench_function(format!("open/{}", place.kind), |b| b.iter(open));
+        group.bench_function(format!("read 4 KiB/{}", place.kind), |b| {
+            let (image, mut buffer) = (open(), [0; BLOCK as usize]);
+            let (mut next, mut left) = (scattered(BLOCKS), *SCATTERED);
+            b.iter(|| {
+                if left == 0 {
+                    (next, left) = (scattered(BLOCKS), *SCATTERED);
+                }
+                left -= 1;
+                image.read_at(black_box(&mut buffer), next()).expect("a read");
+            })
+        });
         group.bench_function(format!("map/{}", place.kind), |b| b.iter(|| extents(&open())));
     }
 }
@@ -125,36 +148,48 @@ fn extents(image: &Image) -> u64 {
     count
 }
 
+/// What single requests go to: a name, and how it is made once a bench asks for it.
+type Target = (&'static str, fn(&Place) -> Box<dyn BlockDevice>);
+
+const BARE: Target = ("bare", |place| Box::new(place.bare(true)));
+const COMPLETE: Target = ("complete", |place| {
+    let (_, image) = place.image("complete", &sized(*DISK));
+    fill(&image);
+    Box::new(image)
+});
+const ABSENT: Target = ("overlay, absent", |place| Box::new(place.overlay()));
+const PRESENT: Target = ("overlay, present", |place| {
+    let image = place.overlay();
+    fill(&image);
+    Box::new(image)
+});
+
 fn random_reads(c: &mut Criterion) {
     let mut group = c.benchmark_group("4 KiB random read");
     group.throughput(Throughput::Bytes(BLOCK));
     for place in Place::all() {
-        let (_, complete) = place.image("complete", &sized(DISK));
-        fill(&complete);
-        let present = place.overlay();
-        let devices: [(&str, Box<dyn BlockDevice>); 4] = [
-            ("bare", Box::new(place.bare(true))),
-            ("complete", Box::new(complete)),
-            ("overlay, absent", Box::new(place_absent(&place))),
-            ("overlay, present", {
-                fill(&present);
-                Box::new(present)
-            }),
-        ];
-        for (name, device) in devices {
-            let (mut next, mut buffer) = (scattered(DISK / BLOCK), [0; BLOCK as usize]);
+        for (name, make) in [BARE, COMPLETE, ABSENT, PRESENT] {
             group.bench_function(format!("{name}/{}", place.kind), |b| {
+                let device = make(&place);
+                let (mut next, mut buffer) = (scattered(*DISK / BLOCK), [0; BLOCK as usize]);
                 b.iter(|| device.read_at(black_box(&mut buffer), next()).expect("a read"))
             });
         }
     }
 }
 
-/// An overlay of its own place, so that its files are not those of the one that is filled.
-fn place_absent(place: &Place) -> Image {
-    let directory = place.directory.as_ref().map(|_| tempfile::tempdir().expect("a directory to measure in"));
-    // The files stay open; their names may go.
-    Place { kind: place.kind, directory }.overlay()
+fn overwrites(c: &mut Criterion) {
+    let mut group = c.benchmark_group("4 KiB random overwrite, no flush");
+    group.throughput(Throughput::Bytes(BLOCK));
+    for place in Place::all() {
+        for (name, make) in [BARE, COMPLETE, PRESENT] {
+            group.bench_function(format!("{name}/{}", place.kind), |b| {
+                let device = make(&place);
+                let mut next = scattered(*DISK / BLOCK);
+                b.iter(|| device.write_at(black_box(&[7; BLOCK as usize]), next()).expect("a write"))
+            });
+        }
+    }
 }
 
 fn random_writes(c: &mut Criterion) {
@@ -162,7 +197,7 @@ fn random_writes(c: &mut Criterion) {
     group.sample_size(10);
     for place in Place::all() {
         let run = |device: &dyn BlockDevice| {
-            let mut next = scattered(DISK / BLOCK);
+            let mut next = scattered(*DISK / BLOCK);
             for request in 1..=256 {
                 device.write_at(&[7; BLOCK as usize], next()).expect("a write");
                 if request % 32 == 0 {
@@ -181,8 +216,8 @@ fn random_writes(c: &mut Criterion) {
 }
 
 fn jobs(c: &mut Criterion) {
-    let mut group = c.benchmark_group("job, 64 MiB");
-    group.sample_size(10).throughput(Throughput::Bytes(DISK));
+    let mut group = c.benchmark_group(format!("job, {}", Size(*DISK)));
+    group.sample_size(10).throughput(Throughput::Bytes(*DISK));
     let finish = |job: Job| while !job.step(8 << 20).expect("a step").finished {};
     for place in Place::all() {
         group.bench_function(format!("stream/{}", place.kind), |b| {
@@ -198,5 +233,5 @@ fn jobs(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, huge, random_reads, random_writes, jobs);
+criterion_group!(benches, huge, random_reads, overwrites, random_writes, jobs);
 criterion_main!(benches);
