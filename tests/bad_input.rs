@@ -100,10 +100,10 @@ fn symlink_loop() {
 #[test]
 fn empty_random_and_foreign_files() {
     let place = Place::new();
-    all_fail(&place.file("empty", b""), &place, "-f raw");
-    all_fail(&place.file("short", b"\x89LVD\r"), &place, "-f raw");
-    all_fail(&place.file("random", &Random::new(1).bytes(300_000)), &place, "-f raw");
-    all_fail(&place.file("qcow2", b"QFI\xfb\0\0\0\x03"), &place, "-f raw");
+    all_fail(&place.file("empty", b""), &place, "not an lvd image");
+    all_fail(&place.file("short", b"\x89LVD\r"), &place, "not an lvd image");
+    all_fail(&place.file("random", &Random::new(1).bytes(300_000)), &place, "not an lvd image");
+    all_fail(&place.file("qcow2", b"QFI\xfb\0\0\0\x03"), &place, "not an lvd image");
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn random_headers_with_the_magic() {
         for words in [&["info"][..], &["map"], &["check"], &["stream"]] {
             let image = path.display().to_string();
             let result = bounded(64, &[words, &[&image]].concat());
-            assert!(matches!(result.code, Some(1 | 2)), "{result:?}");
+            assert!(matches!(result.code, Some(1 | 2 | 63)), "{result:?}");
             assert_eq!(result.err.lines().count(), 1, "{result:?}");
         }
     }
@@ -273,7 +273,7 @@ fn odd_sizes() {
         same(&content(&base), &disk, "committed");
         lvd!("stream", &overlay).ok();
         same(&content(&overlay), &disk, "streamed");
-        lvd!("mirror", "-O", "raw", &overlay, place.path("mirror.raw")).ok();
+        lvd!("mirror", "-O", "raw", &overlay, place.path("mirror.raw")).code(0);
         same(&fs::read(place.path("mirror.raw")).expect("read"), &disk, "mirrored");
         for image in [&base, &overlay] {
             lvd!("check", image).ok();
@@ -384,7 +384,7 @@ fn full_file_system() {
     lvd!("write", "--zero", "--unmap", &image, "2M", "6M").ok();
     same(&content(&image), &wanted, "after room was made");
     // A stream that does not fit leaves the same disk, and goes through once there is room.
-    fs::write(small.join("ballast"), vec![1; 2 * MIB as usize]).expect_err("fills the rest");
+    fs::write(small.join("ballast"), vec![1; 2 * MIB as usize]).expect("written");
     lvd!("stream", &image).fails(1, "no space");
     same(&content(&image), &wanted, "after a stream without room");
     fs::remove_file(small.join("ballast")).expect("removed");

@@ -6,12 +6,13 @@ use crate::{Outcome, output};
 use lvd::chain::Layer;
 use lvd::format::{Header, Kind, Parent, State};
 use lvd::image::{CheckReport, Image, OpenOptions};
-use lvd::storage::{LockMode, Storage};
+use lvd::storage::{FileStorage, LockMode, Storage};
 use lvd::units::Size;
 use lvd::{Error, Result};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 pub fn info(arguments: &Info) -> Result<()> {
     let mut opening = arguments.opening.clone();
@@ -29,10 +30,17 @@ pub fn info(arguments: &Info) -> Result<()> {
     let path = opening.sidecar.as_deref().unwrap_or(&arguments.image);
     let file = open::file(path, false, Cache::Writeback, Some(LockMode::Shared))?;
     let facts = match open::format_of(&*file, opening.format, "-f")? {
-        Format::Lvd => Facts::new(&*file, Some(Image::read_header(&*file)?))?,
+        Format::Lvd => Facts::new(&*file, Some(header_of(&file)?))?,
         Format::Raw => Facts::new(&*file, None)?,
     };
     if arguments.output.json() { output::json(&facts.json()) } else { output::raw(facts.text().as_bytes()) }
+}
+
+/// The header of a file that holds what its header says.
+fn header_of(file: &Arc<FileStorage>) -> Result<Header> {
+    let header = Image::read_header(&**file)?;
+    header.check_size(file.size()?).map_err(|flaw| flaw.into_error(file.name(), None))?;
+    Ok(header)
 }
 
 /// What is known of one file.
@@ -195,7 +203,7 @@ pub fn check(arguments: &Check) -> Result<Outcome> {
     Ok(if report.corruptions == 0 { Outcome::Done } else { Outcome::Damaged })
 }
 
-fn open_to_check(arguments: &Check, file: std::sync::Arc<lvd::storage::FileStorage>) -> Result<Image> {
+fn open_to_check(arguments: &Check, file: Arc<FileStorage>) -> Result<Image> {
     let options = OpenOptions { ignore_marks: true, ..OpenOptions::default() };
     if arguments.opening.sidecar.is_none() {
         return Image::open(file, open::host(), &options);
