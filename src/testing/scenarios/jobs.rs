@@ -1,12 +1,14 @@
 //! Jobs that are stopped anywhere and begun again: stream, rebase, mirror.
 
-use super::files::{BLOCK, SIZE, alone, base, copy, copy_raw, mid, sidecar, top, volume_raw};
+use super::files::{BLOCK, SIZE, alone, base, copy, copy_raw, hint, mid, sidecar, top, volume_raw};
 use super::guest::{overlay, with_sidecar};
 use crate::chain::Chain;
 use crate::device::BlockDevice;
 use crate::error::Result;
+use crate::format::Parent;
 use crate::image::{CreateOptions, Image};
-use crate::jobs::{Job, Mirror, Rebase, Stream, Work};
+use crate::jobs::{Job, Mirror, Rebase, Stream, Work, rebase_unsafe};
+use crate::limits::{SECTOR_SIZE, SLOT_SIZE};
 use crate::testing::crash::Scenario;
 use crate::testing::laws::Open;
 use crate::testing::model::Model;
@@ -145,10 +147,31 @@ pub(super) const REBASE: Scenario = Scenario {
 fn rebase(w: &mut World) -> Result<()> {
     let disk = w.open("top.lvd")?;
     let parent = super::files::chain(&w.disk, w.host.clone(), "copy.lvd", false, None)?;
-    run(w, Rebase::new(&disk, &parent, super::files::hint("copy.lvd"))?)?;
+    run(w, Rebase::new(&disk, &parent, hint("copy.lvd"))?)?;
     w.forget("base");
     w.durable("top", || disk.close())
 }
+
+/// The same, after a crash that left one sector of a link to what that parent was then.
+pub(super) const REBASE_TORN: Scenario = Scenario {
+    name: "rebase after a torn header",
+    setup: |w| {
+        (REBASE.setup)(w)?;
+        write_closed(w, "top", "top.lvd", &[0..SIZE])?;
+        let disk = w.open("top.lvd")?;
+        let mut header = (*disk.image(0)?.header()).clone();
+        header.parent = Some(w.link("copy.lvd", SIZE)?);
+        header.sequence += 1;
+        let bytes = header.encode().unwrap_or_else(|violation| panic!("{violation}"));
+        disk.image(0)?.storage().write_at(&bytes[..SECTOR_SIZE as usize], SLOT_SIZE)?;
+        write_closed(w, "copy", "copy.lvd", &[0..BLOCK])
+    },
+    body: rebase,
+    recover: |w| {
+        rebase(w)?;
+        w.carry_on("top", "top.lvd")
+    },
+};
 
 /// A whole disk is copied into a new image.
 pub(super) const MIRROR: Scenario = Scenario {
@@ -197,6 +220,11 @@ fn mirror(w: &mut World, parent: Option<&str>) -> Result<()> {
     }
     w.promise("copy");
     w.point();
+    if let Some(parent) = parent {
+        // It finds its parent by another way from now on: a second header right after the one without the mark.
+        let link = Parent { hint: hint(parent).replace("directory", "elsewhere"), ..w.link(parent, SIZE)? };
+        rebase_unsafe(&**target.image(0)?, link)?;
+    }
     w.durable("copy", || target.close())
 }
 

@@ -34,6 +34,7 @@ pub const ALL: &[&Scenario] = &[
     &jobs::STREAM_TO_BASE,
     &jobs::STREAM_SIDECAR,
     &jobs::REBASE,
+    &jobs::REBASE_TORN,
     &jobs::MIRROR,
     &jobs::MIRROR_TOP,
     &jobs::MIRROR_RAW,
