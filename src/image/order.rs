@@ -218,6 +218,10 @@ impl Order {
         }
         if !skipped(Step::RewriteHeader) {
             self.file.write_at(&slots.bytes, slots.newest as u64 * SLOT_SIZE)?;
+            if slots.equal {
+                // One of the two is durable, and bytes that do not change cannot hurt it.
+                self.file.write_at(&slots.bytes, (1 - slots.newest) as u64 * SLOT_SIZE)?;
+            }
         }
         if slots.unclean && !skipped(Step::RewritePages) {
             self.rewrite_pages(allocation)?;

@@ -63,8 +63,10 @@ impl Image {
             self.data.set_size(end)?;
         }
         if !skipped(Step::ZeroGrown) {
-            // The rest of the last block too: what lies there was never the guest's, or no longer is.
-            self.data.punch(old_end..end)?;
+            // What lies there was never the guest's, or no longer is. Where bits tell, the blocks that come are absent
+            // (ORD-61) and only the rest of the last one may be present.
+            let told = layout.allocation.as_ref().map(|_| layout.place(layout.size.next_multiple_of(layout.granule)));
+            self.data.punch(old_end..told.unwrap_or(end).min(end))?;
             self.order.barrier()?;
         }
         self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| set_size(header, size))?;
