@@ -235,8 +235,7 @@ impl Bench {
         print!("{:<34} {ours:>10.0} {bare:>9.0} {ratio:>6.2}", load.name);
         let (ours, bare) = samples[0];
         if load.write {
-            let flushes = (self.requests / load.flush_every.max(self.requests)).max(1) as f64;
-            let flushes = if load.flush_every == 0 { flushes } else { (self.requests / load.flush_every) as f64 };
+            let flushes = self.requests.checked_div(load.flush_every).unwrap_or(1) as f64;
             let per_write = |bytes: u64| bytes as f64 / 1024.0 / self.requests as f64;
             print!(" {:>9.2} {:>9.2}", ours.barriers as f64 / flushes, bare.barriers as f64 / flushes);
             print!(" {:>10.2} {:>10.2}", per_write(ours.written), per_write(ours.parent_read));

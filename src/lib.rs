@@ -6,13 +6,13 @@
 //! |---|---|
 //! | [`error`], [`units`], [`limits`], [`sync`] | words that all share |
 //! | [`storage`] | the only door to the outside: files, locks, memory, time, random bytes |
-//! | [`format`] | bytes ↔ types: header, records, sealed sectors (`spec/format.md`) |
+//! | [`mod@format`] | bytes ↔ types: header, records, sealed sectors (`spec/format.md`) |
 //! | [`bitmap`] | the bits of a section in memory |
 //! | [`image`] | one LVD image: a guest's disk, complete or overlay (`spec/ordering.md`) |
 //! | [`chain`] | an image and the layers below it, opened by the caller's policy (`spec/chain.md`) |
 //! | [`jobs`] | stream, merge, mirror, convert, compare |
 //!
-//! What a guest sees is a [`BlockDevice`](device::BlockDevice).
+//! What a guest sees is a [`BlockDevice`].
 
 pub mod bitmap;
 pub mod chain;

@@ -63,12 +63,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(
-        file: Arc<dyn Storage>,
-        data: Arc<dyn Storage>,
-        host: Arc<dyn Host>,
-        found: Chosen,
-    ) -> Order {
+    pub(super) fn new(file: Arc<dyn Storage>, data: Arc<dyn Storage>, host: Arc<dyn Host>, found: Chosen) -> Order {
         let Chosen { header, bytes, slot: newest, equal } = found;
         let unclean = header.state != State::Closed;
         Order {

@@ -220,17 +220,13 @@ impl Image {
         self.order.begin(Session::Filling, layout.allocation.as_ref())?;
         self.order.flush(layout.allocation.as_ref())?;
         let length = Section::needed_length(layout.size, old.granularity_shift);
-        let new = Section {
-            id: Uuid(host.random()),
-            offset: self.free_space(&layout, &header, length)?,
-            length,
-            ..old.clone()
-        };
+        let new =
+            Section { id: Uuid(host.random()), offset: self.free_space(&layout, &header, length)?, length, ..*old };
         self.order.metadata(self.zero_space(new.range()))?;
         self.order.barrier()?;
         self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| {
             for section in header.sections.iter_mut().filter(|section| section.kind == SectionKind::Allocation) {
-                *section = new.clone();
+                *section = new;
             }
         })?;
         self.order.settle()?;

@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`sector`] | 512 bytes of content, shared and hashed |
-//! | [`file`] | one simulated file: what is durable, what the page cache shows, what lies between |
+//! | [`mod@file`] | one simulated file: what is durable, what the page cache shows, what lies between |
 //! | [`pending`], [`choices`] | the states a power loss can leave, and walks through them |
 //! | [`sim`], [`host`] | a simulated disk of several files, with faults; its time and random bytes |
 //! | [`model`] | what each sector of a disk may hold |
@@ -11,6 +11,8 @@
 //! | [`hostile`] | files made to be opened |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
+
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod choices;
 pub mod crash;

@@ -242,8 +242,11 @@ fn shortened(file: &SimFile) -> bool {
     })
 }
 
+/// Sectors by number, with what an operation puts there.
+type Contents = Vec<(u64, Sector)>;
+
 /// An operation's contents in the payload area and outside it.
-fn split(file: &SimFile, op: &Op) -> (Vec<(u64, Sector)>, Vec<(u64, Sector)>) {
+fn split(file: &SimFile, op: &Op) -> (Contents, Contents) {
     op.contents().iter().cloned().partition(|(number, _)| file.payload.contains(&(number * SECTOR_SIZE)))
 }
 
