@@ -94,7 +94,7 @@ impl Requests<'_> {
         }
         self.device.write_at(buffer, offset)?;
         match self.arguments.flush_interval {
-            Some(every) if every > 0 && (number + 1) % every == 0 => self.device.flush(),
+            Some(every) if every > 0 && (number + 1).is_multiple_of(every) => self.device.flush(),
             _ => Ok(()),
         }
     }

@@ -43,7 +43,7 @@ impl Model {
     pub fn write_somewhere(&mut self, device: &dyn BlockDevice) -> Result<u64> {
         let end = self.sectors.len() as u64;
         let (mut at, mut length) = (self.next() % end, 1 + self.next() % LONGEST);
-        if self.next() % 4 != 0 {
+        if !self.next().is_multiple_of(4) {
             (at, length) = (at / 8 * 8, length.next_multiple_of(8));
         }
         self.write(device, at, length.min(end - at))

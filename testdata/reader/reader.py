@@ -1,0 +1,607 @@
+#!/usr/bin/env python3
+"""A reader for LVD virtual disks, version 1, written from the specification alone.
+
+    reader.py info  FILE
+    reader.py read  FILE [--parent FILE]... [--volume FILE] [--override RULE]... -o OUT
+    reader.py check FILE
+
+`info` prints what the header says, `read` writes what the guest sees to the new file OUT, `check` reports all broken
+rules. Parents are listed from the top's parent down; no others are opened. The answer is one JSON object on standard
+output. The exit status is 1 if the file was refused, breaks a rule or could not be read in full.
+
+Identifiers such as HDR-05 are rules of format.md and chain.md. Nothing in here ever writes to an image.
+"""
+
+import argparse
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import stat
+import struct
+import sys
+import uuid
+from collections import namedtuple
+from contextlib import ExitStack
+
+MAGIC = b"\x89LVD\r\n\x1a\n"
+SLOT, PAGE, SECTOR, SECTOR_BITS = 65536, 4096, 512, 3968
+CHUNK = 1 << 20                                         # bytes of the disk that are copied at once
+NIL = bytes(16)
+IMAGE, SIDECAR = 1, 2
+KINDS = {IMAGE: "image", SIDECAR: "sidecar"}
+STATES = {0: "closed", 1: "filling", 2: "writing"}
+ALLOCATION = 1
+SECTIONS = {ALLOCATION: "allocation", 2: "dirty", 3: "intent", 4: "sync"}
+LVD, RAW = 1, 2
+FORMATS = {LVD: "lvd", RAW: "raw", 3: "qcow2", 4: "qed", 5: "vmdk"}
+
+# The tables of format.md: how the bytes lie, and what the fields are called.
+FIXED = struct.Struct("<8sIIIHHQ16s16sQQQQQI20s")
+RECORD_HEAD = struct.Struct("<HHI")
+SEAL = struct.Struct("<Q4sI")
+Section = namedtuple("Section", "id kind shift reserved offset length covered reserved2")
+Parent = namedtuple("Parent", "uuid epoch flags format visible_length hint_length reserved hint")
+MergeMark = namedtuple("MergeMark", "child_uuid child_epoch reserved")
+CopyMark = namedtuple("CopyMark", "group reserved")
+Host = namedtuple("Host", "format reserved length reserved2")
+SECTION, PARENT, MERGE_MARK, COPY_MARK, HOST = 1, 2, 3, 4, 5
+RECORDS = {
+    SECTION: ("section", struct.Struct("<16sHB5sQQQ8s"), Section),
+    PARENT: ("parent", struct.Struct("<16s16sIIQI12s"), Parent),
+    MERGE_MARK: ("merge mark", struct.Struct("<16s16s16s"), MergeMark),
+    COPY_MARK: ("copy mark", struct.Struct("<16s16s"), CopyMark),
+    HOST: ("host", struct.Struct("<I4sQ16s"), Host),
+}
+
+# What a broken rule means. All other rules: the file, or the chain, is "invalid".
+RESULTS = {
+    "unsupported": ("HDR-03", "HDR-08", "HDR-10", "REC-03", "REC-04", "SEC-01", "SID-03"),              # a newer file
+    "refused": ("CHN-01", "CHN-02", "CHN-03", "CHN-04", "CHN-06", "CHN-08", "SID-05", "SID-07"),    # not like this
+    "locked": ("CHN-11",),                                                                  # somebody has it open
+}
+
+
+class Refusal(Exception):
+    """Why a file is not opened: the rule that says so, and what that means."""
+
+    def __init__(self, rule, message, result=None):
+        super().__init__(message)
+        self.rule, self.message = rule, message
+        self.result = result or next((name for name, rules in RESULTS.items() if rule in rules), "invalid")
+
+
+def broken(*checks):
+    """Yield a refusal for each check (rule, is it broken, message) that says so."""
+    return (Refusal(rule, message) for rule, is_broken, message in checks if is_broken)
+
+
+def crc32c_entry(value):
+    for _ in range(8):
+        value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+    return value
+
+
+CRC_TABLE = [crc32c_entry(value) for value in range(256)]
+
+
+def crc32c(*parts):
+    crc = 0xFFFFFFFF
+    for byte in itertools.chain(*parts):
+        crc = CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+def div_up(a, b):
+    return -(-a // b)
+
+
+def printed(identity):
+    return str(uuid.UUID(bytes=identity))
+
+
+class File:
+    """A regular file or block device, open for reading and locked against writers (CHN-11)."""
+
+    def __init__(self, path):
+        self.path, self.fd = path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(self.fd)
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
+                raise Refusal("CHN-08", f"{path} is neither a regular file nor a block device")
+            self.identity = status.st_rdev if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)
+            self._lock()
+            self.length = os.lseek(self.fd, 0, os.SEEK_END)
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def _lock(self):
+        """Take the shared lock on QEMU's bytes (CHN-12), then one on the whole file (CHN-13)."""
+        def lock(command, kind, byte):
+            flock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+            return struct.unpack("hhqqi4x", fcntl.fcntl(self.fd, command, flock))[0]
+
+        try:
+            for byte in (100, 201, 203):
+                lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, byte)
+            if any(lock(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, byte) != fcntl.F_UNLCK for byte in (200, 101, 103)):
+                raise BlockingIOError(errno.EAGAIN, "held by another program")
+            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise Refusal("CHN-11", f"{self.path} is open elsewhere for writing") from error
+            if error.errno not in (errno.ENOLCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise                                   # those four: the host has no such locks
+
+    def read(self, offset, length, pad=False):
+        """Return `length` bytes. Where the file ends, zeros follow with `pad`, and without it that is an error."""
+        data = bytearray()
+        while piece := os.pread(self.fd, length - len(data), offset + len(data)):
+            data += piece
+        if len(data) < length and not pad:
+            raise OSError(errno.EIO, "the file ends too early", self.path)
+        return bytes(data.ljust(length, b"\0"))
+
+    def next_data(self, offset):
+        """Return an offset up to which the file is a hole. That saves reading its zeros, and means nothing (ALC-08)."""
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            return max(self.length, offset) if error.errno == errno.ENXIO else offset
+
+
+class Header:
+    """The header in a whole slot. Its records are there once `judge` has run to its end."""
+
+    def __init__(self, data):
+        self.data, self.records = data, {record_type: [] for record_type in RECORDS}
+        (_, self.version, self.length, _, self.kind, self.state, self.sequence, self.uuid, self.epoch,
+         self.virtual_size, self.data_offset, self.incompat, self.ro_compat, self.compat, self.record_count,
+         self.reserved) = FIXED.unpack_from(data)
+
+    def first(self, record_type):
+        return next(iter(self.records[record_type]), None)
+
+    def allocation(self):
+        return next((section for section in self.records[SECTION] if section.kind == ALLOCATION), None)
+
+    def judge(self):
+        """Yield a refusal for each rule that the header breaks, in the order of format.md, section 10, step 3."""
+        for flaw in broken(("HDR-03", self.version != 1, f"unknown version {self.version}"),
+                           ("HDR-08", self.incompat, f"unknown incompatible features {self.incompat:#x}"),
+                           ("HDR-10", self.kind not in KINDS, f"unknown kind {self.kind}")):
+            yield flaw
+            return                                      # since it may change what anything else means
+        right_offset = (self.data_offset == 0 if self.kind == SIDECAR else
+                        2 * SLOT <= self.data_offset <= 1 << 60 and self.data_offset % PAGE == 0)
+        yield from broken(
+            ("HDR-07", any(self.reserved), "reserved bytes of the header are not zero"),
+            ("HDR-11", self.state not in STATES, f"there is no state {self.state}"),
+            ("HDR-12", NIL in (self.uuid, self.epoch), "UUID or epoch is nil"),
+            ("HDR-13", self.virtual_size > 1 << 60, f"a disk of {self.virtual_size} bytes"),
+            ("HDR-14", not right_offset, f"a data offset of {self.data_offset}"),
+            ("HDR-15", not 1 <= self.sequence < 1 << 63, f"a sequence number of {self.sequence}"))
+        split = self._split_records()
+        if split is None:
+            yield Refusal("REC-01", "the records do not fill the header")
+            return                                      # since what is missing would be blamed
+        for record in split:
+            yield from self._judge_record(*record)
+        yield from self._judge_together([record_type for record_type, *_ in split])
+
+    def _split_records(self):
+        """Return type, flags, payload and padding of each record, or None if they do not fill the header."""
+        split, at = [], FIXED.size
+        while at < len(self.data) and len(split) < self.record_count:
+            record_type, flags, length = RECORD_HEAD.unpack_from(self.data, at)
+            start = at + RECORD_HEAD.size
+            at = start + div_up(length, 8) * 8
+            split.append((record_type, flags, self.data[start:start + length], self.data[start + length:at]))
+        return split if at == len(self.data) and len(split) == self.record_count else None
+
+    def _judge_record(self, record_type, flags, payload, padding):
+        name, layout, fields = RECORDS.get(record_type, (f"record of type {record_type}", None, None))
+        yield from broken(
+            ("REC-02", any(padding), f"{name}: padding is not zero"),
+            ("REC-04", flags & ~1, f"{name}: unknown flags {flags:#x}"),
+            ("REC-03", not layout and flags & 1, f"{name}: required and unknown"))
+        if not layout:
+            return
+        hint = payload[layout.size:]                    # of a parent; other records end there
+        if len(payload) < layout.size or hint and record_type != PARENT:
+            yield Refusal("REC-05", f"{name}: a payload of {len(payload)} bytes")
+            return
+        record = fields(*layout.unpack_from(payload), *([hint] if record_type == PARENT else []))
+        self.records[record_type].append(record)
+        reserved = b"".join(value for field, value in record._asdict().items() if field.startswith("reserved"))
+        may_be_optional = record_type == SECTION and record.kind != ALLOCATION
+        yield from broken(
+            ("REC-05", any(reserved), f"{name}: reserved bytes are not zero"),
+            ("REC-11", not flags & 1 and not may_be_optional, f"{name}: not marked as required"),
+            ("REC-10", record_type == MERGE_MARK and NIL in record[:2], f"{name}: child or epoch is nil"))
+        if record_type == SECTION:
+            yield from self._judge_section(record, flags & 1)
+        elif record_type == PARENT:
+            yield from self._judge_parent(record)
+
+    def _judge_section(self, section, required):
+        name, end = f"section {printed(section.id)}", section.offset + section.length
+        known, aligned = section.kind in SECTIONS, section.offset % PAGE == section.length % PAGE == 0
+        yield from broken(
+            ("SEC-01", required and not known, f"{name}: required and of unknown kind {section.kind}"),
+            ("SEC-02", known and not 12 <= section.shift <= 24, f"{name}: granules of 2^{section.shift} bytes"),
+            ("SEC-03", not aligned or section.offset < 2 * SLOT or end > 1 << 61, f"{name}: wrong place"),
+            ("SEC-04", known and section.length < div_up(needed_sectors(section), 8) * PAGE, f"{name}: too short"))
+
+    def _judge_parent(self, parent):
+        identity = [parent.uuid != NIL, parent.epoch != NIL]
+        is_text = parent.hint.decode(errors="ignore").encode() == parent.hint and b"\0" not in parent.hint
+        if parent.format not in FORMATS or parent.flags & ~1:
+            yield Refusal("REC-07", f"parent: unknown format {parent.format} or flags {parent.flags:#x}", "unsupported")
+        yield from broken(
+            ("REC-05", parent.hint_length != len(parent.hint), "parent: the record is not as long as the hint asks"),
+            ("REC-07", identity != [parent.flags & 1 == 1] * 2, "parent: UUID and epoch do not agree with the flags"),
+            ("REC-08", not is_text or len(parent.hint) > 4096, "parent: hint too long, with a NUL or not UTF-8"),
+            ("CHN-05", parent.visible_length > self.virtual_size, "parent: the visible length exceeds the disk"))
+
+    def _judge_together(self, types):
+        sections, host = self.records[SECTION], self.first(HOST)
+        identities = [section.id for section in sections]
+        allocations = [section for section in sections if section.kind == ALLOCATION]
+        partial = any(section.covered != self.virtual_size for section in allocations)
+        ranges = [(0, 2 * SLOT)] + [(section.offset, section.offset + section.length) for section in sections]
+        if self.kind == IMAGE:
+            ranges.append((self.data_offset, self.data_offset + self.virtual_size))
+        overlap = any(max(a, c) < min(b, d) for (a, b), (c, d) in itertools.combinations(ranges, 2))
+        too_many = any(types.count(record_type) > (64 if record_type == SECTION else 1) for record_type in RECORDS)
+        yield from broken(
+            ("REC-06", too_many, "too many records of one type"),
+            ("REC-09", PARENT in types and not allocations, "a parent, but no allocation section"),
+            ("REC-12", types != sorted(types), "the records are not in the order of their types"),
+            ("SEC-05", overlap, "sections, data area and slots overlap"),
+            ("SEC-06", NIL in identities or len(set(identities)) < len(identities), "a section's id is nil or not new"),
+            ("SEC-07", len(allocations) > 1 or partial, "two allocation sections, or one that does not fit the disk"),
+            ("SEC-09", self.kind == SIDECAR and allocations and HOST not in types, "allocation without a host"),
+            ("SID-01", (self.kind == SIDECAR) != (HOST in types), "a sidecar without a host, or an image with one"),
+            ("SID-03", host and host.format != RAW, f"unknown host format {host and host.format}"),
+            ("SID-04", host and self.virtual_size > host.length, "the disk is longer than the sidecar's host"))
+
+    def judge_length(self, file):
+        """Yield a refusal for each rule that the file breaks by being too short for its header."""
+        data_end, section = self.data_offset + self.virtual_size, self.allocation()
+        return broken(
+            ("HDR-01", file.length < 2 * SLOT, f"{file.length} bytes have no room for two slots"),
+            ("HDR-16", self.kind == IMAGE and file.length < data_end, "the file ends within the data area"),
+            ("SEC-08", section and file.length < section.offset + section.length, "the file ends within the bits"))
+
+
+def read_slot(file, offset):
+    """Return the header of a whole slot, the flaw of a torn one, or None for an empty one (format.md, section 2)."""
+    data = file.read(offset, SLOT, pad=True)
+    magic, version, length, checksum = struct.unpack_from("<8sIII", data)
+    if not any(data):
+        return None
+    if magic != MAGIC:
+        return Refusal("HDR-02", "there is no magic")
+    if length % 8 or not FIXED.size <= length <= SLOT:
+        flaw = Refusal("HDR-04", f"a header of {length} bytes")
+    elif crc32c(data[:16], bytes(4), data[20:length]) != checksum:
+        flaw = Refusal("HDR-05", "the header's checksum is wrong")
+    else:
+        return Header(data[:length])
+    return flaw if version == 1 else Refusal("HDR-03", f"unknown version {version}")
+
+
+def read_header(file):
+    """Return the header that counts, or None, and a list of all rules that the file breaks, the first one first."""
+    slots = [read_slot(file, 0), read_slot(file, SLOT)]
+    headers = [slot for slot in slots if isinstance(slot, Header)]
+    if not headers:                                                                         # HDR-20
+        order = ("HDR-02", "HDR-04", "HDR-05", "HDR-03")
+        torn = [slot for slot in slots if slot] or [Refusal("HDR-02", "both slots are empty")]
+        return None, [max(torn, key=lambda flaw: order.index(flaw.rule))]
+    flaws = [flaw for header in headers for flaw in header.judge()]                         # HDR-17, HDR-18
+    newest = max(headers, key=lambda header: header.sequence)                               # HDR-19
+    clash = all(header.sequence == newest.sequence for header in headers) and headers[0].data != headers[-1].data
+    flaws += broken(("HDR-06", clash and not flaws, "two headers of one sequence number differ"))
+    if all(flaw.result != "unsupported" for flaw in flaws):
+        flaws += newest.judge_length(file)
+    return newest, flaws
+
+
+def right_header(file):
+    header, flaws = read_header(file)
+    for flaw in flaws:
+        raise Refusal(flaw.rule, f"{file.path}: {flaw.message}", flaw.result)
+    return header
+
+
+def needed_sectors(section):
+    return div_up(div_up(section.covered, 1 << section.shift), SECTOR_BITS)
+
+
+def unseal(section, number, sector):
+    """Return the bits of a sector as one number, or None if it is bad (PAG-01 to 03)."""
+    if not any(sector):
+        return 0
+    index, marker, checksum = SEAL.unpack_from(sector, 496)
+    if marker != b"SEAL" or index != number or checksum != crc32c(section.id, sector[:508]):
+        return None
+    return int.from_bytes(sector[:496], "little")
+
+
+class Bitmap:
+    """An allocation section. One page of it is kept in memory (LIM-02)."""
+
+    def __init__(self, file, section):
+        self.file, self.section = file, section
+        self.page_number = self.page = None
+
+    def _sector(self, number):
+        page_number, place = divmod(number, PAGE // SECTOR)
+        if page_number != self.page_number:
+            try:
+                data = self.file.read(self.section.offset + page_number * PAGE, PAGE)
+            except OSError:
+                return None                             # what cannot be read is not known either
+            self.page = [unseal(self.section, page_number * 8 + i, data[i * SECTOR:][:SECTOR]) for i in range(8)]
+            self.page_number = page_number
+        return self.page[place]
+
+    def run(self, start, end):
+        """Return the state of byte `start` of the disk and how far it reaches, or a part of that, up to `end`."""
+        bit = start >> self.section.shift
+        number, place = divmod(bit, SECTOR_BITS)
+        bits, count = self._sector(number), SECTOR_BITS - place         # count: up to the end of the sector
+        state = "bad"
+        if bits == 0:                                                   # and so are all sectors in a hole behind it
+            state, base = "absent", self.section.offset
+            sectors = (self.file.next_data(base + (number + 1) * SECTOR) - base) // SECTOR
+            count = max(sectors, number + 1) * SECTOR_BITS - bit
+        elif bits is not None:
+            bits >>= place
+            state = "present" if bits & 1 else "absent"
+            others = bits ^ ((1 << count) - 1) if bits & 1 else bits    # ones where the state is another
+            count = (others & -others).bit_length() - 1 if others else count
+        return state, min((bit + count) << self.section.shift, end)
+
+
+# Bytes [start, end) of the disk: "data" of the layer, "zero" (no layer), or "unreadable" in the layer.
+Extent = namedtuple("Extent", "start end kind layer")
+
+
+class Layer:
+    """An image, a sidecar with its volume, or a raw file (then `header` is None), in a chain."""
+
+    def __init__(self, file, header=None, volume=None, unverified=False):
+        self.file, self.header, self.data_file, self.unverified = file, header, volume or file, unverified
+        self.size = header.virtual_size if header else file.length
+        self.data_offset = header.data_offset if header else 0
+        self.link = header.first(PARENT) if header else None
+        self.bitmap = Bitmap(file, header.allocation()) if header and header.allocation() else None
+        self.parent = None
+
+    def extents(self, start, end):
+        """Yield the extents that make up [start, end), in order: format.md, section 7."""
+        visible = self.link.visible_length if self.link else 0
+        while start < end:
+            state, stop = self.bitmap.run(start, end) if self.bitmap else ("present", end)
+            if state == "absent":
+                below = min(max(start, visible), stop)                                      # ALC-05
+                if start < below:
+                    yield from self.parent.extents(start, below)
+                if below < stop:
+                    yield Extent(below, stop, "zero", None)
+            else:
+                yield Extent(start, stop, "data" if state == "present" else "unreadable", self)
+            start = stop
+
+    def read(self, start, length):
+        return self.data_file.read(self.data_offset + start, length)                        # ALC-01
+
+
+def given_parents(paths):
+    """A policy: the files that the caller lists, in order from the top's parent down."""
+    paths = iter(paths)
+    return lambda link, child: next(paths, None)
+
+
+def named_parents(paths):
+    """A policy: what the caller's mapping has for the hint. A hint that is not in it opens nothing."""
+    return lambda link, child: paths.get(link.hint.decode())
+
+
+class Disk(ExitStack):
+    """A chain, open for reading. `policy(link, child)` gives the path of a parent, or None to refuse it (CHN-01).
+
+    `override` names those of the rules CHN-03, CHN-04 and CHN-06 that shall not keep the chain from opening.
+    """
+
+    def __init__(self, path, policy=given_parents(()), volume=None, override=(), max_depth=64):
+        super().__init__()
+        self.layers, self.identities, self.max_depth = [], set(), max_depth
+        self.override = {"CHN-03", "CHN-04", "CHN-06"}.intersection(override)
+        try:
+            self._open_top(path, volume)
+            while self.layers[-1].link:
+                self._open_parent(self.layers[-1], policy)
+        except BaseException:
+            self.close()
+            raise
+        self.size = self.layers[0].size
+
+    def _refuse_if(self, is_broken, rule, message, result=None):
+        if is_broken and rule not in self.override:
+            raise Refusal(rule, message, result)
+
+    def _open(self, path):
+        file = File(path)
+        self.callback(os.close, file.fd)
+        self._refuse_if(file.identity in self.identities, "CHN-02", f"{path} is part of the chain already")
+        self.identities.add(file.identity)
+        return file
+
+    def _open_top(self, path, volume_path):
+        file = self._open(path)
+        header = right_header(file)
+        volume = self._open(volume_path) if volume_path is not None else None
+        self._refuse_if(header.kind == SIDECAR and not volume, "SID-07", f"{path} is a sidecar: no disk by itself")
+        self._refuse_if(header.kind == IMAGE and volume, "SID-05", f"{path} is an image, and needs no volume")
+        self._refuse_if(volume and volume.length < header.first(HOST).length, "SID-02", f"{volume_path} is too short")
+        self._refuse_if(header.first(MERGE_MARK), "CHN-04", f"{path} is being merged into")
+        self._refuse_if(header.first(COPY_MARK), "CHN-06", f"{path} is not a whole copy yet")
+        self.layers.append(Layer(file, header, volume, unverified=volume is not None))      # CHN-09
+
+    def _open_parent(self, child, policy):
+        link, path = child.link, policy(child.link, child)
+        self._refuse_if(path is None, "CHN-01", f"the caller gives no parent for {child.file.path}")
+        foreign = link.format not in (LVD, RAW)
+        self._refuse_if(foreign, "REC-07", f"parents of format {FORMATS[link.format]}", "unsupported")
+        self._refuse_if(len(self.layers) >= self.max_depth, "CHN-02", f"more than {self.max_depth} layers")
+        file = self._open(path)
+        header = right_header(file) if link.format == LVD else None                         # CHN-08
+        if header:
+            self._refuse_if(header.kind == SIDECAR, "SID-07", f"{path} is a sidecar: no disk by itself")
+        self._match(link, header, path)
+        parent = Layer(file, header, unverified=link.flags == 0)                            # CHN-09
+        self._refuse_if(link.visible_length > parent.size, "CHN-05", f"{path} is too short for its child", "refused")
+        self.layers.append(parent)
+        child.parent = parent
+
+    def _match(self, link, header, path):
+        """Is this the parent, in the content, that the link names (CHN-03)? May it be read from here?"""
+        if header is None:
+            self._refuse_if(link.flags == 1, "CHN-03", f"{path} is raw, and the link names a UUID")
+            return
+        self._refuse_if(header.uuid != link.uuid, "CHN-03", f"{path} is not the disk {printed(link.uuid)}")
+        if mark := header.first(MERGE_MARK):
+            child_above = any(layer.header.uuid == mark.child_uuid for layer in self.layers)
+            accepted = child_above and link.epoch in (header.epoch, mark.child_epoch)
+            message = f"{path} is being merged into for {printed(mark.child_uuid)}; running the merge again finishes it"
+            self._refuse_if(not accepted, "CHN-04", message)
+        else:
+            self._refuse_if(header.epoch != link.epoch, "CHN-03", f"{path} has changed since the link was made")
+        self._refuse_if(header.first(COPY_MARK), "CHN-06", f"{path} is not a whole copy yet")
+
+    def extents(self):
+        """Yield the extents of the whole disk, each as long as possible."""
+        same = itertools.groupby(self.layers[0].extents(0, self.size), key=lambda extent: extent[2:])
+        for (kind, layer), group in same:
+            first = last = next(group)
+            for last in group:
+                pass
+            yield Extent(first.start, last.end, kind, layer)
+
+
+# The command line
+
+
+def as_json(record):
+    """Return the fields of a record, without the reserved ones."""
+    fields = {name: value for name, value in record._asdict().items() if not name.startswith("reserved")}
+    return {name: value.decode() if name == "hint" else printed(value) if isinstance(value, bytes) else value
+            for name, value in fields.items()}
+
+
+def info(args):
+    with ExitStack() as files:
+        file = File(args.file)
+        files.callback(os.close, file.fd)
+        header = right_header(file)
+    answer = {"result": "ok", "kind": KINDS[header.kind], "state": STATES[header.state]}
+    answer |= {"uuid": printed(header.uuid), "epoch": printed(header.epoch)}
+    for field in ("sequence", "virtual_size", "data_offset", "ro_compat", "compat"):
+        answer[field] = getattr(header, field)
+    for record_type, (name, _, _) in RECORDS.items():
+        answer[name.replace(" ", "_")] = [as_json(record) for record in header.records[record_type]]
+    return answer
+
+
+def read(args):
+    """Write the disk to a new file. Zeros become holes there, and so does what cannot be read, which is reported."""
+    digest, extents, unreadable = hashlib.sha256(), [], []
+    policy = given_parents(args.parent)
+    with Disk(args.file, policy, args.volume, args.override) as disk, open(args.output, "xb") as out:
+        out.truncate(disk.size)
+        for extent in disk.extents():
+            layer = disk.layers.index(extent.layer) if extent.layer else None
+            extents.append({"start": extent.start, "end": extent.end, "kind": extent.kind, "layer": layer})
+            for start in range(extent.start, extent.end, CHUNK):
+                end = min(start + CHUNK, extent.end)
+                data, rule = bytes(end - start), "PAG-01" if extent.kind == "unreadable" else None
+                try:
+                    if extent.kind == "data":
+                        data = extent.layer.read(start, end - start)
+                        out.seek(start)
+                        out.write(data)
+                except OSError as error:
+                    rule = os.strerror(error.errno)
+                digest.update(data)
+                if rule and unreadable and unreadable[-1]["end"] == start and unreadable[-1]["rule"] == rule:
+                    unreadable[-1]["end"] = end
+                elif rule:
+                    unreadable.append({"start": start, "end": end, "rule": rule})
+        layers = [layer_as_json(layer) for layer in disk.layers]
+    return {"result": "damaged" if unreadable else "ok", "virtual_size": disk.size, "sha256": digest.hexdigest(),
+            "unreadable": unreadable, "extents": extents, "layers": layers}
+
+
+def layer_as_json(layer):
+    answer = {"file": layer.file.path, "format": "lvd" if layer.header else "raw", "unverified": layer.unverified}
+    if layer.header:
+        answer |= {"uuid": printed(layer.header.uuid), "epoch": printed(layer.header.epoch),
+                   "state": STATES[layer.header.state]}
+    return answer
+
+
+def check(args):
+    """Report all rules that a file breaks, and each bad sector that holds bits of the disk (PAG-07)."""
+    with ExitStack() as files:
+        file = File(args.file)
+        files.callback(os.close, file.fd)
+        header, flaws = read_header(file)
+        bad = list(bad_sectors(file, header.allocation())) if header and not flaws else []
+    rules = [flaw.rule for flaw in flaws] + ["PAG-01"] * bool(bad)
+    return {"result": flaws[0].result if flaws else "damaged" if bad else "ok", "rules": list(dict.fromkeys(rules)),
+            "messages": [flaw.message for flaw in flaws], "bad_sectors": bad}
+
+
+def bad_sectors(file, section):
+    """Yield the file offset of each bad sector among those that the bits need."""
+    number = 0
+    while section and number < needed_sectors(section):
+        offset = section.offset + number * SECTOR
+        if unseal(section, number, file.read(offset, SECTOR)) is None:
+            yield offset
+        number = max(number + 1, (file.next_data(offset + SECTOR) - section.offset) // SECTOR)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Read LVD virtual disks.")
+    commands = parser.add_subparsers(required=True)
+    for command, description in ((info, "print the header"), (read, "write the disk to a file"), (check, "find flaws")):
+        options = commands.add_parser(command.__name__, help=description)
+        options.add_argument("file", metavar="FILE")
+        options.set_defaults(command=command)
+        if command is read:
+            options.add_argument("--parent", metavar="FILE", action="append", default=[])
+            options.add_argument("--volume", metavar="FILE")
+            options.add_argument("--override", metavar="RULE", action="append", default=[])
+            options.add_argument("-o", "--output", metavar="OUT", required=True)
+    args = parser.parse_args()
+    try:
+        answer = args.command(args)
+    except Refusal as flaw:
+        answer = {"result": flaw.result, "rules": [flaw.rule], "message": flaw.message}
+    except OSError as error:
+        answer = {"result": "error", "message": str(error)}
+    json.dump(answer, sys.stdout, indent=2)
+    print()
+    return answer["result"] != "ok"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
