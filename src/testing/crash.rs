@@ -54,12 +54,12 @@ pub struct Limits {
 impl Limits {
     /// A minute for all scenarios together.
     pub const USUAL: Limits = Limits {
-        exhaustive: 1 << 13,
-        sample: 600,
-        nested: 24,
-        recovery_period: 400,
-        depth: 2,
-        faults: 24,
+        exhaustive: 1 << 14,
+        sample: 2000,
+        nested: 40,
+        recovery_period: 60,
+        depth: 3,
+        faults: u64::MAX,
         stop_at_first: false,
     };
 

@@ -131,7 +131,7 @@ pub fn judge_rotten(disk: &SimDisk, views: &[View]) -> std::result::Result<(), B
             if opened.header.is_none_or(|header| header.uuid != uuid) {
                 continue;
             }
-            let size = opened.device.size().min(view.model.size());
+            let size = opened.device.size().min(view.model.least_size());
             view.model.check_content(&*opened.device, size).map_err(|breach| {
                 Breach::new(
                     breach.law,

@@ -133,6 +133,11 @@ impl Model {
         self.sizes[self.sizes.len() - 1]
     }
 
+    /// The smallest size that it may have.
+    pub fn least_size(&self) -> u64 {
+        self.sizes.iter().copied().min().unwrap_or_default()
+    }
+
     /// What the guest sees at sector `number`, if that is watched.
     pub fn current(&self, number: u64) -> Option<&Sector> {
         self.cells.get(&number).map(Cell::current)
@@ -368,10 +373,7 @@ impl Model {
 }
 
 fn hash_of(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks(8).map(|word| {
-        let mut padded = [0; 8];
-        padded[..word.len()].copy_from_slice(word);
-        u64::from_le_bytes(padded)
-    });
-    words.fold(1, mix).max(1)
+    let (words, rest) = bytes.as_chunks::<8>();
+    let hash = words.iter().fold(1, |state, word| mix(state, u64::from_le_bytes(*word)));
+    rest.iter().fold(hash, |state, byte| mix(state, u64::from(*byte))).max(1)
 }
