@@ -173,7 +173,8 @@ impl Storage for MemoryStorage {
                 Some(_) => break,
             }
         }
-        Ok(found.map(|run| run.start.max(range.start)..run.end.min(range.end)))
+        let found = found.map(|run| run.start.max(range.start)..run.end.min(range.end));
+        Ok(found.filter(|run| !run.is_empty()))
     }
 
     /// Nobody else can reach it.

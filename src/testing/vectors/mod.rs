@@ -12,12 +12,15 @@
 //! | [`alc`] | what a reader reads; geometry and limits |
 //! | [`sid`] | a sidecar and its volume |
 //! | [`chn`] | parents, marks, visible lengths, depth |
-//! | [`wrt`] | what a writer leaves behind |
+//! | [`crash`] | what a crash leaves |
+//! | [`wrt`], [`made`] | what a writer must leave behind, and what this one does |
 
 mod alc;
 mod chn;
+mod crash;
 mod draft;
 mod hdr;
+mod made;
 mod maker;
 mod pag;
 mod rec;
@@ -43,7 +46,19 @@ const IMAGE: &str = "image.lvd";
 /// Every vector, in the order of their names.
 pub fn all() -> Vec<Vector> {
     let mut vectors: Vec<Vector> = Vec::new();
-    for area in [hdr::all, slots::all, rec::all, sec::all, pag::all, alc::all, sid::all, chn::all, wrt::all] {
+    for area in [
+        hdr::all,
+        slots::all,
+        rec::all,
+        sec::all,
+        pag::all,
+        alc::all,
+        sid::all,
+        chn::all,
+        crash::all,
+        wrt::all,
+        made::all,
+    ] {
         vectors.extend(area());
     }
     vectors.iter_mut().for_each(Vector::give_parents);

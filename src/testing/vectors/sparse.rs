@@ -133,10 +133,10 @@ impl Sparse {
                 *done += step;
             }
         };
-        for (at, piece) in self.pieces() {
+        for (at, piece) in self.pieces().take_while(|(at, _)| *at < self.length) {
             zeros_to(&mut hash, &mut done, at);
             let end = self.length.min(at + CHUNK);
-            hash.update(&piece[..end.saturating_sub(at) as usize]);
+            hash.update(&piece[..(end - at) as usize]);
             done = done.max(end);
         }
         zeros_to(&mut hash, &mut done, self.length);
@@ -188,5 +188,9 @@ mod tests {
         assert_eq!(bytes.sha256(), sha256(&bytes.read(0, 10_000)));
         bytes.set_len(9_001);
         assert_eq!(bytes.sha256(), sha256(&bytes.read(0, 9_001)));
+        bytes.set_len(5);
+        assert_eq!(bytes.sha256(), sha256(&[0; 5]));
+        bytes.set_len(9_001);
+        assert_eq!(bytes.sha256(), sha256(&[0; 9_001]));
     }
 }

@@ -29,8 +29,10 @@ pub struct Vector {
 pub enum Flag {
     /// A file is longer than most file systems allow (16 TiB): it needs tmpfs, XFS or memory.
     Huge,
-    /// Files that a writer of this library wrote, stopped at some moment.
+    /// What a crash leaves, or what looks like it.
     Crash,
+    /// Files that this library's own writer wrote: they change when the order of its writes does.
+    Written,
     /// The result follows from what this implementation documents, not from a MUST of the specification.
     Policy,
 }
