@@ -3,13 +3,13 @@
 use super::file::FileStorage;
 use super::{Create, FileOptions, Storage};
 use crate::error::{Error, Result};
-use rustix::fs::{Mode, OFlags, ResolveFlags, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fcntl_setfl, openat, openat2};
 use rustix::io::Errno;
 use std::fs::{File, FileType, Metadata};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Component, Path};
 
 impl FileStorage {
     /// Opens `path`, following symbolic links as the host does.
@@ -55,7 +55,11 @@ pub fn open_beneath(directory: &Path, relative: &Path, options: &FileOptions) ->
     let start = File::open(directory).map_err(failed)?;
     let open = |flags| {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let opened = rustix::fs::openat2(&start, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        let opened = match openat2(&start, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // Linux before 5.6, or a sandbox.
+            Err(Errno::NOSYS) => walk(start.as_fd(), relative, flags | OFlags::CLOEXEC),
+            opened => opened,
+        };
         opened.map(File::from).map_err(|error| match error {
             Errno::XDEV => Error::Denied(format!("{name}: leads out of {}", directory.display())),
             error => failed(error.into()),
@@ -67,6 +71,25 @@ pub fn open_beneath(directory: &Path, relative: &Path, options: &FileOptions) ->
     let access = if options.write { OFlags::RDWR } else { OFlags::RDONLY };
     let file = open(access | OFlags::NONBLOCK | OFlags::NOCTTY)?;
     adopt(name.clone(), &path, file, options)
+}
+
+/// Opens `relative` name by name and follows no symbolic link at all, where the kernel cannot confine them.
+fn walk(start: BorrowedFd<'_>, relative: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let names = relative.components().map(|component| match component {
+        Component::Normal(name) => Ok(name),
+        _ => Err(Errno::XDEV),
+    });
+    let mut names = names.collect::<rustix::io::Result<Vec<_>>>()?;
+    let last = names.pop().ok_or(Errno::ISDIR)?;
+    let mut place: Option<OwnedFd> = None;
+    let step = |place: &Option<OwnedFd>, name, flags| {
+        let place = place.as_ref().map_or(start, |place| place.as_fd());
+        openat(place, name, flags | OFlags::NOFOLLOW, Mode::empty())
+    };
+    for name in names {
+        place = Some(step(&place, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?);
+    }
+    step(&place, last, flags)
 }
 
 /// Makes a storage of an open file.
@@ -90,6 +113,7 @@ fn check_kind(name: &str, kind: FileType) -> Result<()> {
         kind if kind.is_file() || kind.is_block_device() => return Ok(()),
         kind if kind.is_dir() => "a directory",
         kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_symlink() => "a symbolic link",
         kind if kind.is_socket() => "a socket",
         kind if kind.is_char_device() => "a character device",
         _ => "neither a file nor a block device",
@@ -105,4 +129,27 @@ fn reopen_direct(name: &str, file: &File, write: bool) -> Result<File> {
         .custom_flags((OFlags::DIRECT | OFlags::CLOEXEC).bits() as i32)
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()));
     direct.map_err(|error| Error::io(name, "the host does not allow direct I/O (cache mode none)", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_follows_no_link_and_never_leaves() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("images");
+        std::fs::create_dir_all(root.join("sub")).unwrap();
+        std::fs::write(directory.path().join("secret"), b"secret").unwrap();
+        std::fs::write(root.join("sub/base"), b"base").unwrap();
+        std::os::unix::fs::symlink("sub", root.join("link")).unwrap();
+        std::os::unix::fs::symlink("sub/base", root.join("short")).unwrap();
+        let start = File::open(&root).unwrap();
+        let open = |name: &str| walk(start.as_fd(), Path::new(name), OFlags::RDONLY);
+        let file = File::from(open("sub/./base").unwrap());
+        assert_eq!(file.metadata().unwrap().len(), 4);
+        for name in ["../secret", "/etc/passwd", "sub/../../secret", "link/base", "short", "missing", ""] {
+            assert!(open(name).is_err(), "{name}");
+        }
+    }
 }

@@ -31,6 +31,11 @@ impl FileStorage {
         if options.direct {
             return Err(Error::Invalid(format!("{name}: this host has no direct I/O (cache mode none)")));
         }
+        let no_file = || Error::Invalid(format!("{name}: not a regular file"));
+        // Looked at before it is opened: to open a FIFO would wait for its other end.
+        if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(no_file());
+        }
         let file = File::options()
             .read(true)
             .write(options.write)
@@ -40,7 +45,7 @@ impl FileStorage {
             .map_err(|error| Error::io(&name, "cannot open", error))?;
         let metadata = file.metadata().map_err(|error| Error::io(&name, "cannot examine", error))?;
         if !metadata.is_file() {
-            return Err(Error::Invalid(format!("{name}: not a regular file")));
+            return Err(no_file());
         }
         let storage = FileStorage { name, file: Mutex::new(file), read_only: !options.write };
         options.lock.map_or(Ok(()), |mode| storage.lock(mode))?;
