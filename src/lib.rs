@@ -11,6 +11,7 @@
 //! | [`image`] | one LVD image: a guest's disk, complete or overlay (`spec/ordering.md`) |
 //! | [`chain`] | an image and the layers below it, opened by the caller's policy (`spec/chain.md`) |
 //! | [`jobs`] | stream, merge, mirror, convert, compare |
+//! | [`live`] | a disk under a writing guest: the same jobs, snapshot, pivot |
 //!
 //! What a guest sees is a [`BlockDevice`].
 
@@ -22,6 +23,8 @@ pub mod format;
 pub mod image;
 pub mod jobs;
 pub mod limits;
+pub mod live;
+mod range_lock;
 pub mod storage;
 pub mod switch;
 pub mod sync;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers, lowest first. A module uses its own line and those above it.
 const LAYERS: &[&[&str]] = &[
-    &["error", "violation", "switch", "limits", "sync", "units", "zeros"],
+    &["error", "violation", "switch", "limits", "sync", "units", "zeros", "range_lock"],
     &["storage"],
     &["format"],
     &["bitmap"],
@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["image"],
     &["chain"],
     &["jobs"],
+    &["live"],
     &["testing"],
 ];
 

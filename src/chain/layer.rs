@@ -5,6 +5,7 @@ use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::{Identity, Parent, ParentFormat, State};
 use crate::image::Image;
+use crate::storage::LockMode;
 use crate::switch::{Step, skipped};
 use crate::sync::Arc;
 use crate::violation::Violation;
@@ -106,6 +107,17 @@ impl Layer {
                 image.storage().sync()
             }
             Layer::Raw(raw) => raw.storage().sync(),
+        }
+    }
+
+    /// Lets others read the file, which is written no more.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn demote(&self) -> Result<()> {
+        match self {
+            Layer::Lvd(image) => image.storage().lock(LockMode::Shared),
+            Layer::Raw(raw) => raw.storage().lock(LockMode::Shared),
         }
     }
 

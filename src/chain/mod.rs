@@ -41,6 +41,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Layers that are open already, each set above the next.
+    pub(crate) fn from_layers(layers: Vec<Layer>, host: Arc<dyn Host>) -> Chain {
+        Chain { layers, host }
+    }
+
     /// What a guest sees.
     pub fn top(&self) -> Arc<dyn BlockDevice> {
         match self.layers.first() {

@@ -2,7 +2,7 @@
 //!
 //! - `create` and `open` turn files into images and back;
 //! - `io` serves the guest: it finds who holds a block, and moves blocks into this layer;
-//! - `alloc` holds the allocation bits, `range_lock` keeps requests that change them apart;
+//! - `alloc` holds the allocation bits;
 //! - `order` is the only place that decides when a header, a bit or a barrier is written;
 //! - `reshape` changes size, parent and sections; `check` looks for damage.
 
@@ -12,7 +12,6 @@ mod create;
 mod io;
 mod open;
 mod order;
-mod range_lock;
 mod reshape;
 #[cfg(test)]
 mod tests;
@@ -24,11 +23,11 @@ pub use open::OpenOptions;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::{Header, MergeMark, State, Uuid};
+use crate::range_lock::RangeLocks;
 use crate::storage::Storage;
 use crate::sync::{Arc, RwLock, read, write};
 use alloc::Allocation;
 use order::{Order, Session};
-use range_lock::RangeLocks;
 use std::ops::Range;
 
 /// An open image. All methods take `&self`; any number of threads may use it at once.

@@ -1,11 +1,11 @@
 //! Opening: the header decides, and nothing is written.
 
 use super::order::Order;
-use super::range_lock::RangeLocks;
 use super::{Image, Layout};
 use crate::error::{Error, Result};
 use crate::format::{Chosen, Header, Kind, choose};
 use crate::limits::SLOT_SIZE;
+use crate::range_lock::RangeLocks;
 use crate::storage::{Host, Storage};
 use crate::switch::require;
 use crate::sync::{Arc, RwLock};

@@ -6,21 +6,21 @@ use std::ops::Range;
 
 /// The ranges now held, none overlapping another.
 #[derive(Debug, Default)]
-pub(super) struct RangeLocks {
+pub(crate) struct RangeLocks {
     held: Mutex<BTreeMap<u64, u64>>,
     released: Condvar,
 }
 
 /// One held range; dropping it lets the next one in.
 #[must_use]
-pub(super) struct RangeGuard<'a> {
+pub(crate) struct RangeGuard<'a> {
     locks: &'a RangeLocks,
     start: u64,
 }
 
 impl RangeLocks {
     /// Waits until nobody holds any byte of `range`, and holds it.
-    pub(super) fn lock(&self, range: Range<u64>) -> RangeGuard<'_> {
+    pub(crate) fn lock(&self, range: Range<u64>) -> RangeGuard<'_> {
         let mut held = lock(&self.held);
         // The held ranges do not overlap: only the last that starts before our end can reach into ours.
         while held.range(..range.end).next_back().is_some_and(|(_, &end)| end > range.start) {

@@ -1,0 +1,330 @@
+//! What a guest holds on to, while layers come and go beneath it.
+
+use super::mirror::{Change, LiveMirror};
+use crate::chain::{Chain, Layer};
+use crate::device::{BlockDevice, Extent};
+use crate::error::{Error, Result};
+use crate::image::{CreateOptions, Image, OpenOptions};
+use crate::jobs::{Job, Merge, Mirror, Stream, Work};
+use crate::storage::{Host, LockMode, Storage};
+use crate::sync::{Arc, RwLock, read, write};
+use std::ops::Range;
+
+/// A disk that a guest uses from any number of threads, and whose layers jobs change meanwhile.
+///
+/// Every request holds the disk for reading while it runs. What replaces a layer holds it for writing: no request is
+/// under way then, and the next one sees the new layers. One job that changes layers runs at a time.
+#[derive(Debug)]
+pub struct Disk {
+    serving: RwLock<Serving>,
+    host: Arc<dyn Host>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    chain: Arc<Chain>,
+    copy_on_read: bool,
+    /// The job that has the layers to itself.
+    job: Option<&'static str>,
+    mirror: Option<Mirroring>,
+}
+
+#[derive(Debug)]
+struct Mirroring {
+    mirror: Arc<LiveMirror>,
+    /// What the guest is moved to at a pivot.
+    target: Arc<Chain>,
+}
+
+impl Disk {
+    /// Serves `chain`.
+    pub fn new(chain: Chain) -> Arc<Disk> {
+        let host = chain.host().clone();
+        let serving = Serving { chain: Arc::new(chain), copy_on_read: false, job: None, mirror: None };
+        Arc::new(Disk { serving: RwLock::new(serving), host })
+    }
+
+    /// The layers as they are now.
+    pub fn chain(&self) -> Arc<Chain> {
+        read(&self.serving).chain.clone()
+    }
+
+    /// Whether what the guest reads from below is kept in the top layer. It is then fetched once.
+    ///
+    /// A read succeeds even where the copy does not (no space): keeping is a favour, reading is not.
+    pub fn set_copy_on_read(&self, on: bool) {
+        write(&self.serving).copy_on_read = on;
+    }
+
+    /// Puts a new overlay, made in the empty `storage`, on top: what the guest writes from now on goes there, and what
+    /// was the top holds this instant's content under a sealed epoch. `hint` is how the overlay finds it.
+    ///
+    /// # Errors
+    /// `Denied` while a job runs; what sealing and creating meet. The guest then goes on with the old top.
+    pub fn snapshot(&self, storage: Arc<dyn Storage>, hint: String, granularity_shift: u8) -> Result<()> {
+        let mut serving = write(&self.serving);
+        serving.check_idle("a snapshot")?;
+        let old = serving.chain.layer(0)?.clone();
+        storage.lock(LockMode::Exclusive)?;
+        // Durable and sealed before anything names it; the new file durable before the guest writes to it.
+        old.close()?;
+        let parent = Some(old.link(old.size(), hint)?);
+        let options = CreateOptions { virtual_size: old.size(), granularity_shift, parent, ..CreateOptions::default() };
+        Image::create(&*storage, &*self.host, &options)?;
+        let options = OpenOptions { write: true, ..OpenOptions::default() };
+        let image = Image::open(storage, self.host.clone(), &options)?;
+        image.set_below(Some(old.device()));
+        old.demote()?;
+        let layers = std::iter::once(Layer::Lvd(Arc::new(image))).chain(serving.chain.layers.iter().cloned());
+        serving.chain = Arc::new(Chain::from_layers(layers.collect(), self.host.clone()));
+        Ok(())
+    }
+
+    /// A job that takes over what the layers above number `base` hold (`None`: all layers) into the top.
+    ///
+    /// # Errors
+    /// `Denied` while another job runs; as [`Stream::new`].
+    pub fn stream(self: &Arc<Self>, base: Option<usize>) -> Result<Job> {
+        let mut serving = write(&self.serving);
+        let work = Stream::new(&serving.chain, base)?;
+        let gone = 1..base.unwrap_or(serving.chain.layers.len());
+        self.job(&mut serving, Box::new(work), gone)
+    }
+
+    /// A job that merges layer `top`, which is not the one that the guest writes to, and those between into layer `base`.
+    /// The layers below `top` down to `base` must be open for writing.
+    ///
+    /// # Errors
+    /// `Invalid` for the top of the disk (see [`merge_active`](Self::merge_active)), `Denied` while another job runs; as
+    /// [`Merge::new`].
+    pub fn merge(self: &Arc<Self>, top: usize, base: usize) -> Result<Job> {
+        if top == 0 {
+            return Err(Error::Invalid("the guest writes to layer 0: merging it is a mirror into its base".into()));
+        }
+        let mut serving = write(&self.serving);
+        let work = Merge::new(&serving.chain, top, base, false)?;
+        self.job(&mut serving, Box::new(work), top + 1..base)
+    }
+
+    fn job(self: &Arc<Self>, serving: &mut Serving, work: Box<dyn Work>, gone: Range<usize>) -> Result<Job> {
+        serving.check_idle(work.kind())?;
+        serving.job = Some(work.kind());
+        Ok(Job::new(Reshaping { work, disk: self.clone(), gone }, self.host.clone()))
+    }
+
+    /// Copies the disk into `target`, a chain whose top was created with a copy mark or is raw, and keeps it equal.
+    ///
+    /// # Errors
+    /// `Denied` while another job runs; as [`Mirror::full`].
+    pub fn mirror(&self, target: Chain) -> Result<Arc<LiveMirror>> {
+        let mut serving = write(&self.serving);
+        let top = target.layer(0)?.clone();
+        let work = Mirror::full(serving.chain.top(), top.clone(), false)?;
+        serving.attach(LiveMirror::new(work, top.device()), target)
+    }
+
+    /// Merges the layer that the guest writes to, and those between, into layer `base`, and keeps that equal; a pivot
+    /// then makes `base` the guest's disk. All layers down to `base` must be open for writing.
+    ///
+    /// # Errors
+    /// `Denied` while another job runs; as [`Merge::new`].
+    pub fn merge_active(&self, base: usize) -> Result<Arc<LiveMirror>> {
+        let mut serving = write(&self.serving);
+        let work = Merge::new(&serving.chain, 0, base, false)?;
+        let rest: Vec<Layer> = serving.chain.layers[base..].to_vec();
+        let target = Chain::from_layers(rest, self.host.clone());
+        let device = target.top();
+        serving.attach(LiveMirror::new(work, device), target)
+    }
+
+    /// Moves the guest to the mirror's target, which is durably the whole disk by then, and returns the old layers.
+    ///
+    /// The guest waits only for the last of the lag and the barriers. Before the return it wrote to the source alone,
+    /// after it to the target alone.
+    ///
+    /// # Errors
+    /// `Denied` before the mirror is ready. What the last copies and barriers meet: the guest goes on with the source,
+    /// and so does the mirror.
+    pub fn pivot(&self, mirror: &Arc<LiveMirror>) -> Result<Arc<Chain>> {
+        let mut serving = self.complete(mirror)?;
+        let Some(mirroring) = serving.mirror.take() else { return Err(not_attached()) };
+        Ok(std::mem::replace(&mut serving.chain, mirroring.target))
+    }
+
+    /// Ends the mirror with a target that is, durably, the disk of this instant; the guest stays where it is.
+    /// Returns the target.
+    ///
+    /// # Errors
+    /// As [`pivot`](Self::pivot); `Invalid` for a merge, whose target is a layer of this disk.
+    pub fn split(&self, mirror: &Arc<LiveMirror>) -> Result<Arc<Chain>> {
+        if mirror.kind() != "mirror" {
+            return Err(Error::Invalid(format!("a {} ends in a pivot, or is abandoned", mirror.kind())));
+        }
+        let mut serving = self.complete(mirror)?;
+        serving.mirror.take().map(|mirroring| mirroring.target).ok_or_else(not_attached)
+    }
+
+    /// Ends the mirror at once. The target is no copy, and goes on saying so; of a merge, the base keeps its mark until
+    /// a merge is finished. Returns the target.
+    ///
+    /// # Errors
+    /// `Invalid` if it is not this disk's mirror.
+    pub fn abandon(&self, mirror: &Arc<LiveMirror>) -> Result<Arc<Chain>> {
+        let mut serving = write(&self.serving);
+        serving.check_attached(mirror)?;
+        mirror.stop();
+        serving.mirror.take().map(|mirroring| mirroring.target).ok_or_else(not_attached)
+    }
+
+    /// Makes the mirror's target count. The disk is held still on return.
+    fn complete(&self, mirror: &Arc<LiveMirror>) -> Result<crate::sync::RwLockWriteGuard<'_, Serving>> {
+        read(&self.serving).check_attached(mirror)?;
+        if !mirror.progress().ready {
+            return Err(Error::Denied(format!("the {} is not ready yet", mirror.kind())));
+        }
+        mirror.catch_up()?;
+        let serving = write(&self.serving);
+        let completed = serving.check_attached(mirror).and_then(|()| mirror.drain()).and_then(|()| mirror.finish());
+        match completed {
+            Ok(()) => mirror.stop(),
+            Err(_) => mirror.go_on(),
+        }
+        completed.map(|()| serving)
+    }
+
+    /// Sets the size of the disk in bytes.
+    ///
+    /// # Errors
+    /// `Denied` while a job runs, or if the top is raw; as [`Image::resize`].
+    pub fn resize(&self, size: u64) -> Result<()> {
+        let serving = write(&self.serving);
+        serving.check_idle("a resize")?;
+        serving.chain.image(0)?.resize(size)
+    }
+
+    /// Closes all layers. The guest is gone.
+    ///
+    /// # Errors
+    /// As [`Chain::close`].
+    pub fn close(&self) -> Result<()> {
+        write(&self.serving).chain.close()
+    }
+
+    fn change(&self, change: Change<'_>) -> Result<()> {
+        let serving = read(&self.serving);
+        match &serving.mirror {
+            Some(mirroring) => mirroring.mirror.change(change, &*serving.chain),
+            None => change.apply(&*serving.chain),
+        }
+    }
+}
+
+impl Serving {
+    fn check_idle(&self, wanted: &str) -> Result<()> {
+        let busy = self.job.or(self.mirror.as_ref().map(|mirroring| mirroring.mirror.kind()));
+        match busy {
+            Some(job) => Err(Error::Denied(format!("{wanted} has to wait: a {job} job has the layers"))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_attached(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
+        let attached = self.mirror.as_ref().is_some_and(|mirroring| Arc::ptr_eq(&mirroring.mirror, mirror));
+        if attached { Ok(()) } else { Err(not_attached()) }
+    }
+
+    /// With no request under way: every later change is seen by the mirror, and every earlier one by the copier.
+    fn attach(&mut self, mirror: LiveMirror, target: Chain) -> Result<Arc<LiveMirror>> {
+        self.check_idle(mirror.kind())?;
+        mirror.prepare()?;
+        let mirror = Arc::new(mirror);
+        self.mirror = Some(Mirroring { mirror: mirror.clone(), target: Arc::new(target) });
+        Ok(mirror)
+    }
+}
+
+fn not_attached() -> Error {
+    Error::Invalid("the mirror is not, or no longer, one of this disk".into())
+}
+
+impl BlockDevice for Disk {
+    fn size(&self) -> u64 {
+        read(&self.serving).chain.size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let serving = read(&self.serving);
+        if let Some(image) = serving.chain.image(0).ok().filter(|image| serving.copy_on_read && image.writable()) {
+            // Reading fails, or succeeds, by itself.
+            let _ = image.fill(offset..offset.saturating_add(buffer.len() as u64));
+        }
+        serving.chain.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.change(Change::Write(data, offset))
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> Result<()> {
+        self.change(Change::Zero { start: range.start, end: range.end, unmap })
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.change(Change::Discard { start: range.start, end: range.end })
+    }
+
+    /// The guest's disk alone: what a mirror's target has becomes durable at READY, and at the end.
+    fn flush(&self) -> Result<()> {
+        read(&self.serving).chain.flush()
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        read(&self.serving).chain.extent(offset, end)
+    }
+}
+
+/// Work at the end of which some layers are no longer the disk's.
+#[derive(Debug)]
+struct Reshaping {
+    work: Box<dyn Work>,
+    disk: Arc<Disk>,
+    /// The layers that go.
+    gone: Range<usize>,
+}
+
+impl Work for Reshaping {
+    fn kind(&self) -> &'static str {
+        self.work.kind()
+    }
+
+    fn total(&self) -> u64 {
+        self.work.total()
+    }
+
+    fn alignment(&self) -> u64 {
+        self.work.alignment()
+    }
+
+    fn prepare(&self) -> Result<()> {
+        self.work.prepare()
+    }
+
+    fn piece(&self, range: Range<u64>) -> Result<u64> {
+        self.work.piece(range)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.work.finish()?;
+        let mut serving = write(&self.disk.serving);
+        let mut layers = serving.chain.layers.clone();
+        layers.drain(self.gone.clone());
+        serving.chain = Arc::new(Chain::from_layers(layers, self.disk.host.clone()));
+        Ok(())
+    }
+}
+
+impl Drop for Reshaping {
+    fn drop(&mut self) {
+        write(&self.disk.serving).job = None;
+    }
+}

@@ -1,0 +1,16 @@
+//! Jobs under a guest that goes on writing.
+//!
+//! | file | what |
+//! |---|---|
+//! | `disk` | what the guest holds on to while layers come and go beneath it; snapshot, stream, copy-on-read |
+//! | `mirror` | a second disk that becomes, and stays, what the guest's disk is; pivot and cancel |
+//! | `lag` | which granules of the second disk are behind, and when a write must not add to them |
+
+mod disk;
+mod lag;
+mod mirror;
+#[cfg(test)]
+mod tests;
+
+pub use disk::Disk;
+pub use mirror::{LiveMirror, MirrorProgress, Pace};
