@@ -29,12 +29,13 @@ pub struct Run {
 }
 
 impl Run {
-    fn new(what: String, output: Output) -> Run {
+    /// What `output` says of `what`.
+    pub fn of(what: &str, output: Output) -> Run {
         Run {
             code: output.status.code(),
             out: output.stdout,
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            what,
+            what: what.to_owned(),
         }
     }
 
@@ -79,7 +80,7 @@ impl Run {
 pub fn run(command: &mut Command) -> Run {
     let what = format!("{command:?}");
     let output = command.output().unwrap_or_else(|error| panic!("{what}: {error}"));
-    Run::new(what, output)
+    Run::of(&what, output)
 }
 
 /// Runs `lvd` with these arguments.
@@ -116,7 +117,7 @@ pub fn feed<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, input: &[u8
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().expect("waited for");
     writer.join().expect("the writer ends");
-    Run::new(what, output)
+    Run::of(&what, output)
 }
 
 /// Whether the tools are installed. A test that goes without them says so once a tool; with

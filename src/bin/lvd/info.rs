@@ -30,17 +30,10 @@ pub fn info(arguments: &Info) -> Result<()> {
     let path = opening.sidecar.as_deref().unwrap_or(&arguments.image);
     let file = open::file(path, false, Cache::Writeback, Some(LockMode::Shared))?;
     let facts = match open::format_of(&*file, opening.format, "-f")? {
-        Format::Lvd => Facts::new(&*file, Some(header_of(&file)?))?,
+        Format::Lvd => Facts::new(&*file, Some(Image::read_header(&*file)?))?,
         Format::Raw => Facts::new(&*file, None)?,
     };
     if arguments.output.json() { output::json(&facts.json()) } else { output::raw(facts.text().as_bytes()) }
-}
-
-/// The header of a file that holds what its header says.
-fn header_of(file: &Arc<FileStorage>) -> Result<Header> {
-    let header = Image::read_header(&**file)?;
-    header.check_size(file.size()?).map_err(|flaw| flaw.into_error(file.name(), None))?;
-    Ok(header)
 }
 
 /// What is known of one file.

@@ -9,13 +9,6 @@ use lvd::{Error, Result};
 pub fn stream(arguments: &Stream) -> Result<()> {
     let disk = Disk::open(&arguments.image, &arguments.opening, true)?;
     let base = arguments.base.as_deref().map(|path| disk.layer_in(path)).transpose()?;
-    if disk.top()?.image().is_none() {
-        // A volume whose sidecar was streamed already: nothing is left to do.
-        return match arguments.opening.sidecar {
-            Some(_) => Ok(()),
-            None => Err(Error::Invalid(format!("{}: a raw disk has no parent to stream from", disk.chain().name()))),
-        };
-    }
     let work = jobs::Stream::new(disk.chain(), base)?;
     finish(&disk, work, &arguments.running)
 }

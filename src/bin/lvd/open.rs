@@ -89,27 +89,12 @@ impl Disk {
         let policy = Hints { cache: opening.cache };
         let top = file(path, write, opening.cache, None)?;
         if let Some(sidecar) = &opening.sidecar {
-            return Disk::open_volume(top, &file(sidecar, write, opening.cache, None)?, &policy, &options);
+            let sidecar = file(sidecar, write, opening.cache, None)?;
+            return Ok(Disk { chain: Chain::open_sidecar(sidecar, top, host(), &policy, &options)? });
         }
         let chain = match format_of(&*top, opening.format, "-f")? {
             Format::Lvd => Chain::open(top, host(), &policy, &options)?,
             Format::Raw => Chain::open_raw(top, host(), &options)?,
-        };
-        Ok(Disk { chain })
-    }
-
-    fn open_volume(
-        volume: Arc<FileStorage>,
-        sidecar: &Arc<FileStorage>,
-        policy: &Hints,
-        options: &ChainOptions,
-    ) -> Result<Disk> {
-        // Once everything was streamed into the volume, its sidecar says so by holding no section.
-        let header = Image::read_header(&**sidecar)?;
-        let chain = if header.host.is_some() && header.sections.is_empty() {
-            Chain::open_raw(volume, host(), options)?
-        } else {
-            Chain::open_sidecar(sidecar.clone(), volume, host(), policy, options)?
         };
         Ok(Disk { chain })
     }
