@@ -318,6 +318,9 @@ fn bench_prints_what_qemu_img_prints() {
     assert_eq!(lvd!("bench", "--json", "-c", "7", &top).ok().json()["requests"], 7);
     lvd!("bench", "-s", "8M", &top).fails(1, "fit");
     lvd!("bench", "-d", "0", &top).fails(1, "depth");
+    lvd!("bench", "-s", "4M", "-d", "256", "-c", "1", &top).ok();
+    lvd!("create", place.path("large.lvd"), "1G").ok();
+    lvd!("bench", "-s", "512M", "-d", "3", place.path("large.lvd")).fails(1, "at most");
     lvd!("check", &top).ok();
 }
 

@@ -394,6 +394,10 @@ fn overlay_writes_copy_nothing() {
     assert_eq!(trace.count(READS, "/base.raw"), (0, 0), "reads of the parent");
     let (barriers, _) = trace.count(BARRIERS, "/top.lvd");
     // Ten flushes of at most two; a session's start and its close are eight more at most.
+    println!(
+        "320 writes, 10 flushes, one session: {barriers} barriers, {} bytes a write",
+        trace.count(WRITES, "/top.lvd").1 / 320
+    );
     assert!(barriers <= 10 * 2 + 8, "{barriers} barriers");
     let (writes, bytes) = trace.count(WRITES, "/top.lvd");
     assert!(writes >= 320 && bytes >= 320 * 4 * KIB, "{writes} writes of {bytes} bytes: not all was seen");

@@ -11,6 +11,8 @@ use std::time::Instant;
 
 /// More threads than this only queue.
 const MOST_THREADS: usize = 256;
+/// Most bytes under way at the same time.
+const MOST_BYTES: u64 = 1 << 30;
 
 pub fn bench(arguments: &Bench) -> Result<()> {
     let disk = Disk::open(&arguments.image, &arguments.opening, arguments.write)?;
@@ -32,11 +34,14 @@ pub fn bench(arguments: &Bench) -> Result<()> {
 fn measure(arguments: &Bench, disk: &Disk) -> Result<f64> {
     let size = disk.chain().size();
     let length = arguments.buffer_size;
-    if length == 0 || length > size || length > 1 << 30 {
+    if length == 0 || length > size {
         return Err(Error::Invalid(format!("requests of {length} bytes do not fit a disk of {size}")));
     }
     if arguments.depth == 0 || arguments.depth > MOST_THREADS {
         return Err(Error::Invalid(format!("the depth is from 1 to {MOST_THREADS}")));
+    }
+    if length.saturating_mul(arguments.depth as u64) > MOST_BYTES {
+        return Err(Error::Invalid(format!("requests under way at the same time have at most {MOST_BYTES} bytes")));
     }
     if !arguments.quiet && !arguments.output.json() {
         let what = if arguments.write { "write" } else { "read" };

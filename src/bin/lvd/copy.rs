@@ -20,7 +20,8 @@ pub fn convert(arguments: &Convert) -> Result<()> {
         Some(format) => format,
         None => usual_format(&arguments.target)?,
     };
-    copy(&arguments.source, &arguments.opening, &arguments.target, format, &arguments.running)
+    let (source, opening) = (&arguments.source, &arguments.opening);
+    copy("convert", source, opening, &arguments.target, format, &arguments.running)
 }
 
 /// Where the name says raw and the user does not, either guess would be wrong for somebody.
@@ -42,15 +43,15 @@ pub fn mirror(arguments: &Mirror) -> Result<()> {
         (Sync::Full, _) => {
             if format == Format::Raw && !running.quiet {
                 let name = arguments.target.display();
-                output::complain(&format!("{name}: raw, so nothing in it says whether it is a whole copy"));
+                output::complain(&format!("warning: {name}: a raw disk cannot say whether it is a whole copy"));
             }
-            copy(&arguments.image, &arguments.opening, &arguments.target, format, running)
+            copy("mirror", &arguments.image, &arguments.opening, &arguments.target, format, running)
         }
     }
 }
 
 /// Copies the whole disk into a new file.
-fn copy(source: &Path, opening: &Opening, target: &Path, format: Format, running: &Running) -> Result<()> {
+fn copy(verb: &str, source: &Path, opening: &Opening, target: &Path, format: Format, running: &Running) -> Result<()> {
     let source = Disk::open(source, opening, false)?;
     let size = source.chain().size();
     let target = Target::open(target, opening.cache)?;
@@ -70,7 +71,7 @@ fn copy(source: &Path, opening: &Opening, target: &Path, format: Format, running
         };
         let job =
             Job::new(jobs::Mirror::full(source.chain().top(), layer.clone(), fresh)?, source.chain().host().clone());
-        finish(&job, running, || layer.close())
+        finish(&job, verb, running, || layer.close())
     })
 }
 
@@ -95,7 +96,7 @@ fn copy_top(arguments: &Mirror) -> Result<()> {
         target.create(&options)?;
         let chain = target.chain(arguments.opening.cache)?;
         let job = Job::new(jobs::Mirror::top(source.chain(), &chain)?, source.chain().host().clone());
-        finish(&job, &arguments.running, || chain.close())
+        finish(&job, "mirror", &arguments.running, || chain.close())
     })
 }
 
@@ -117,12 +118,12 @@ fn moved_hint(child: &Path, hint: &str, target: &Path) -> Result<String> {
 }
 
 /// Runs the job and closes the target, whatever came of it.
-fn finish(job: &Job, running: &Running, close: impl FnOnce() -> Result<()>) -> Result<()> {
-    let done = run::run(job, running);
+fn finish(job: &Job, verb: &str, running: &Running, close: impl FnOnce() -> Result<()>) -> Result<()> {
+    let done = run::run(job, verb, running);
     let closed = close();
     let done = done?;
     closed?;
-    run::tell(job, running, done)
+    run::tell(verb, running, done)
 }
 
 pub fn compare(arguments: &Compare) -> Result<Outcome> {
@@ -132,7 +133,7 @@ pub fn compare(arguments: &Compare) -> Result<Outcome> {
     let second = Disk::open(&arguments.second, &second_opening, false)?;
     let work = Arc::new(jobs::Compare::new(first.chain().top(), second.chain().top(), arguments.strict));
     let job = Job::new(Shared(work.clone()), first.chain().host().clone());
-    let done = run::run(&job, running)?;
+    let done = run::run(&job, "compare", running)?;
     tell_difference(arguments, (first.chain().size(), second.chain().size()), work.first_difference(), done)?;
     Ok(if work.first_difference().is_none() { Outcome::Done } else { Outcome::Differ })
 }

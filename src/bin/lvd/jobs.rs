@@ -10,7 +10,7 @@ pub fn stream(arguments: &Stream) -> Result<()> {
     let disk = Disk::open(&arguments.image, &arguments.opening, true)?;
     let base = arguments.base.as_deref().map(|path| disk.layer_in(path)).transpose()?;
     let work = jobs::Stream::new(disk.chain(), base)?;
-    finish(&disk, work, &arguments.running)
+    finish(&disk, work, "stream", &arguments.running)
 }
 
 pub fn commit(arguments: &Commit) -> Result<()> {
@@ -25,7 +25,7 @@ pub fn commit(arguments: &Commit) -> Result<()> {
     // What lies between is gone afterwards, and a top that others lie on stays as it is.
     let empty = !arguments.keep && base == top + 1 && top == 0;
     let work = jobs::Merge::new(disk.chain(), top, base, empty)?;
-    finish(&disk, work, &arguments.running)
+    finish(&disk, work, "commit", &arguments.running)
 }
 
 /// The numbers of the layer that is merged and of the one that it is merged into.
@@ -40,11 +40,11 @@ fn ends(arguments: &Commit, disk: &Disk) -> Result<(usize, usize)> {
 }
 
 /// Runs the job and closes the disk, whatever came of it.
-fn finish(disk: &Disk, work: impl Work + 'static, running: &crate::args::Running) -> Result<()> {
+fn finish(disk: &Disk, work: impl Work + 'static, verb: &str, running: &crate::args::Running) -> Result<()> {
     let job = Job::new(work, disk.chain().host().clone());
-    let done = run::run(&job, running);
+    let done = run::run(&job, verb, running);
     let closed = disk.close();
     let done = done?;
     closed?;
-    run::tell(&job, running, done)
+    run::tell(verb, running, done)
 }

@@ -26,8 +26,8 @@ pub struct Done {
     pub seconds: f64,
 }
 
-/// Runs `job` to its end. SIGINT or SIGTERM cancels it.
-pub fn run(job: &Job, running: &Running) -> Result<Done> {
+/// Runs `job`, which the user calls `verb`, to its end. SIGINT or SIGTERM cancels it.
+pub fn run(job: &Job, verb: &str, running: &Running) -> Result<Done> {
     let threads = match running.threads {
         0 => thread::available_parallelism().map_or(1, usize::from).min(USUAL_THREADS),
         more if more > MOST_THREADS => return Err(Error::Invalid(format!("at most {MOST_THREADS} threads"))),
@@ -36,7 +36,7 @@ pub fn run(job: &Job, running: &Running) -> Result<Done> {
     if let Some(speed) = running.speed {
         job.set_speed(speed);
     }
-    let display = Display::new(job.kind(), running.progress, running.quiet || running.output.json());
+    let display = Display::new(verb, running.progress, running.quiet || running.output.json());
     let result = step_from(job, threads, &display);
     let seconds = display.end(result.is_ok()).as_secs_f64();
     result?;
@@ -45,14 +45,14 @@ pub fn run(job: &Job, running: &Running) -> Result<Done> {
 }
 
 /// Tells what a job did: as JSON if that is asked for, else in one line for whoever looks on.
-pub fn tell(job: &Job, running: &Running, done: Done) -> Result<()> {
-    let (kind, Done { total, copied, seconds }) = (job.kind(), done);
+pub fn tell(verb: &str, running: &Running, done: Done) -> Result<()> {
+    let Done { total, copied, seconds } = done;
     if running.output.json() {
-        return output::json(&json!({ "job": kind, "total": total, "copied": copied, "seconds": seconds }));
+        return output::json(&json!({ "job": verb, "total": total, "copied": copied, "seconds": seconds }));
     }
     if !running.quiet && std::io::stderr().is_terminal() {
         let (size, moved, rate) = (Size(total), Size(copied), output::rate(copied, seconds));
-        eprintln!("{kind}: {size} gone through, {moved} copied in {seconds:.2} s ({rate})");
+        eprintln!("{verb}: {size} gone through, {moved} copied in {seconds:.2} s ({rate})");
     }
     Ok(())
 }

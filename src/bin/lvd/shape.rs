@@ -66,11 +66,11 @@ pub fn rebase(arguments: &Rebase) -> Result<()> {
         // On nothing at all it lies once it holds everything itself.
         None => Job::new(jobs::Stream::new(disk.chain(), None)?, host),
     };
-    let done = run::run(&job, running);
+    let done = run::run(&job, "rebase", running);
     let closed = disk.close();
     let done = done?;
     closed?;
-    run::tell(&job, running, done)
+    run::tell("rebase", running, done)
 }
 
 /// Changes the link alone. The old parent is not looked at: it may be gone.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Bytes moved at once.
 const PIECE: u64 = 1 << 20;
+/// Bytes read from standard input at once: a pipe seldom has more.
+const INPUT: usize = 128 << 10;
 
 pub fn read(arguments: &Read) -> Result<()> {
     let disk = Disk::open(&arguments.image, &arguments.opening, false)?;
@@ -112,7 +114,7 @@ fn read_input() -> Receiver<Result<Vec<u8>>> {
     std::thread::spawn(move || {
         let mut input = io::stdin().lock();
         loop {
-            let mut piece = vec![0; PIECE as usize];
+            let mut piece = vec![0; INPUT];
             let sent = match input.read(&mut piece) {
                 Ok(0) => return,
                 Ok(length) => {

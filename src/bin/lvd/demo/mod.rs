@@ -170,7 +170,7 @@ impl Story {
             Format::Raw => Layer::Raw(Arc::new(RawDevice::new(target.storage().clone(), true)?)),
         };
         let job = Job::new(jobs::Mirror::full(source.chain().top(), layer.clone(), true)?, open::host());
-        let done = run::run(&job, &Running::default())?;
+        let done = run::run(&job, job.kind(), &Running::default())?;
         layer.close()?;
         Ok(done)
     }
@@ -188,7 +188,7 @@ impl Story {
 /// Runs a job within a disk and lets go of the disk.
 fn run_at_rest(disk: Disk, work: impl Work + 'static) -> Result<Done> {
     let job = Job::new(work, disk.chain().host().clone());
-    let done = run::run(&job, &Running::default())?;
+    let done = run::run(&job, job.kind(), &Running::default())?;
     disk.close()?;
     Ok(done)
 }
