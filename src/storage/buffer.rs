@@ -1,6 +1,6 @@
 //! Memory that a host accepts for direct I/O.
 
-/// What O_DIRECT asks of offsets, lengths and addresses, on every device there is.
+/// What O_DIRECT asks of addresses, and of offsets and lengths at most, on every device there is.
 pub(super) const ALIGNMENT: usize = 4096;
 
 /// Bytes at an address that is a multiple of [`ALIGNMENT`].
@@ -28,12 +28,7 @@ impl Buffer {
     }
 }
 
-/// Whether `bytes` at a file's `offset` may go to the device as they are.
-pub(super) fn aligned(bytes: &[u8], offset: u64) -> bool {
-    aligned_range(bytes.len(), offset) && (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT)
-}
-
-/// Whether `length` bytes at a file's `offset` may go to the device from memory of the right alignment.
-pub(super) fn aligned_range(length: usize, offset: u64) -> bool {
-    length.is_multiple_of(ALIGNMENT) && offset.is_multiple_of(ALIGNMENT as u64)
+/// Whether the memory of `bytes` may be handed to the device.
+pub(super) fn aligned(bytes: &[u8]) -> bool {
+    (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT)
 }

@@ -4,9 +4,10 @@
 //! through the cache while a neighbour of its goes to the device directly can undo that one. So whatever is written
 //! through the cache waits until no direct request is under way, and holds new ones up.
 
-use super::buffer::{ALIGNMENT, Buffer, aligned, aligned_range};
+use super::buffer::{ALIGNMENT, Buffer, aligned};
 use super::transfer::{Piece, read_full, write_run};
 use crate::sync::{RwLock, RwLockWriteGuard, read, write};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -18,13 +19,21 @@ const BOUNCE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Direct {
     file: File,
+    /// What offsets and lengths are multiples of.
+    unit: usize,
     /// Held by direct requests together, by writes through the cache alone.
     edges: RwLock<()>,
 }
 
 impl Direct {
     pub(super) fn new(file: File) -> Direct {
-        Direct { file, edges: RwLock::new(()) }
+        let unit = unit(&file);
+        Direct { file, unit, edges: RwLock::new(()) }
+    }
+
+    /// Whether `length` bytes at `offset` may go to the device.
+    fn takes(&self, length: usize, offset: u64) -> bool {
+        length.is_multiple_of(self.unit) && offset.is_multiple_of(self.unit as u64)
     }
 
     /// Waits until no direct request is under way, and holds new ones up.
@@ -35,11 +44,11 @@ impl Direct {
     /// Fills `buffer`. What is not aligned is cut out of a larger aligned read.
     pub(super) fn read(&self, cached: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let _together = read(&self.edges);
-        if aligned(buffer, offset) {
+        if self.takes(buffer.len(), offset) && aligned(buffer) {
             return self.fill(cached, buffer, offset);
         }
-        let mut skip = (offset % ALIGNMENT as u64) as usize;
-        let whole = |rest: &[u8], skip: usize| (skip + rest.len()).next_multiple_of(ALIGNMENT).min(BOUNCE);
+        let mut skip = (offset % self.unit as u64) as usize;
+        let whole = |rest: &[u8], skip: usize| (skip + rest.len()).next_multiple_of(self.unit).min(BOUNCE);
         let mut bounce = Buffer::new(whole(buffer, skip));
         let (mut rest, mut at) = (buffer, offset - skip as u64);
         while !rest.is_empty() {
@@ -52,11 +61,11 @@ impl Direct {
         Ok(())
     }
 
-    /// An aligned read. One that stops within a block is at the end of the file, where not every file system takes
+    /// An aligned read. One that stops within a unit is at the end of the file, where not every file system takes
     /// another direct request.
     fn fill(&self, cached: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut filled = 0;
-        while filled < buffer.len() && filled.is_multiple_of(ALIGNMENT) {
+        while filled < buffer.len() && filled.is_multiple_of(self.unit) {
             match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(length) => filled += length,
@@ -69,12 +78,12 @@ impl Direct {
 
     /// Writes all of `data`, through the cache if offset or length are not aligned.
     pub(super) fn write(&self, cached: &File, data: &[u8], offset: u64) -> io::Result<()> {
-        if !aligned_range(data.len(), offset) {
+        if !self.takes(data.len(), offset) {
             let _alone = self.alone();
             return cached.write_all_at(data, offset);
         }
         let _together = read(&self.edges);
-        if aligned(data, offset) {
+        if aligned(data) {
             return self.file.write_all_at(data, offset);
         }
         let mut bounce = Buffer::new(data.len().min(BOUNCE));
@@ -95,7 +104,7 @@ impl Direct {
     pub(super) fn write_runs<'a>(&self, cached: &File, runs: &[&'a [Piece<'a>]]) -> io::Result<()> {
         if let [run] = runs {
             let length = run.iter().map(|(_, data)| data.len()).sum();
-            if aligned_range(length, run[0].0) {
+            if self.takes(length, run[0].0) {
                 return self.gather(run, length);
             }
         }
@@ -114,4 +123,10 @@ impl Direct {
         let _together = read(&self.edges);
         self.file.write_all_at(bounce.bytes(), run[0].0)
     }
+}
+
+/// The logical sector where the host tells it, else what suits every device.
+fn unit(file: &File) -> usize {
+    let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).map_or(0, |told| told.stx_dio_offset_align);
+    if told.is_power_of_two() { (told as usize).min(ALIGNMENT) } else { ALIGNMENT }
 }

@@ -188,36 +188,45 @@ fn nothing_is_made_in_place_of_another() {
     assert!(line.contains("cannot create") && line.contains("exists"), "{line}");
 }
 
-/// Sectors of one block are written at once by threads of which some go direct and some through the page cache.
+/// What one of four threads writes in a block: all of it, sectors (direct both), odd bytes (through the page cache).
+fn part(block: u64, thread: u64) -> Option<(u64, usize)> {
+    let (at, odd) = (block * 4096 + thread * 1024, thread % 2 == 1);
+    match block % 4 {
+        0 => (block / 4 % 4 == thread).then_some((block * 4096, 4096)),
+        1 => Some((at, 1024)),
+        2 => Some((at + 12, 1000)),
+        _ => Some(if odd { (at + 12, 1000) } else { (at, 1024) }),
+    }
+}
+
 #[test]
 fn direct_and_cached_writes_of_neighbours_do_not_undo_each_other() {
     const BLOCKS: u64 = 16;
+    const ROUNDS: u8 = 50;
     let directory = tempfile::tempdir().unwrap();
     let options = FileOptions { write: true, create: Create::New, direct: true, ..Default::default() };
     let Ok(storage) = FileStorage::open(directory.path().join("file"), &options) else { return };
     storage.set_size(BLOCKS * 4096).unwrap();
+    let check = |block, thread, value| {
+        let Some((at, length)) = part(block, thread) else { return };
+        let mut seen = vec![0; length];
+        storage.read_at(&mut seen, at).unwrap();
+        assert_eq!(seen, vec![value; length], "block {block}, thread {thread}");
+    };
     std::thread::scope(|scope| {
-        for thread in 0..4u64 {
-            let storage = &storage;
+        for thread in 0..4 {
+            let (storage, check) = (&storage, &check);
             scope.spawn(move || {
-                for round in 1..=50u8 {
-                    for block in 0..BLOCKS {
-                        // Even blocks belong to one thread as a whole, odd ones sector by sector.
-                        let (at, data) = match block % 2 {
-                            0 if block / 2 % 4 == thread => (block * 4096, vec![round; 4096]),
-                            0 => continue,
-                            _ => (block * 4096 + thread * 1024, vec![round; 1024]),
-                        };
-                        storage.write_at(&data, at).unwrap();
-                        let mut seen = vec![0; data.len()];
-                        storage.read_at(&mut seen, at).unwrap();
-                        assert_eq!(seen, data, "block {block}, round {round}");
+                for (round, block) in (1..=ROUNDS).flat_map(|round| (0..BLOCKS).map(move |block| (round, block))) {
+                    if let Some((at, length)) = part(block, thread) {
+                        storage.write_at(&vec![round; length], at).unwrap();
+                        check(block, thread, round);
                     }
                 }
             });
         }
     });
-    assert_eq!(contents(&storage), vec![50; BLOCKS as usize * 4096]);
+    (0..BLOCKS).for_each(|block| (0..4).for_each(|thread| check(block, thread, ROUNDS)));
 }
 
 #[test]
