@@ -2,7 +2,7 @@
 
 use lvd::switch;
 use lvd::testing::vectors::vector::Verdict;
-use lvd::testing::vectors::{Vector, run, text};
+use lvd::testing::vectors::{Vector, all, run, text};
 use lvd::violation::Violation;
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +23,16 @@ fn opens(verdict: Verdict) -> bool {
 fn the_library_agrees_with_every_vector() {
     let wrong: Vec<String> = vectors().iter().filter_map(|vector| run::run(vector).err()).collect();
     assert!(wrong.is_empty(), "{} vectors do not agree:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Change the generator or the order of writes, and the vectors are to be written again: see `testdata/README.md`.
+#[test]
+fn testdata_is_what_the_generator_makes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    for (path, bytes) in text::render(&all()) {
+        let found = fs::read(root.join(&path)).unwrap_or_default();
+        assert!(found == bytes, "{path}: not what the generator makes");
+    }
 }
 
 /// A check that could be left out without a vector that notices would be one that nobody else needs to make.

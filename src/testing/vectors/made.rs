@@ -3,6 +3,7 @@
 //! They change when the order of its writes does; what is read from them does not.
 
 use super::IMAGE;
+use super::host::Seeded;
 use super::maker::{facts, tagged};
 use super::sparse::Sparse;
 use super::vector::{Case, Disk, Flag, Held, Role, Stretch, Vector, Verdict};
@@ -13,7 +14,6 @@ use crate::image::{CreateOptions, Image, OpenOptions};
 use crate::jobs::{Job, Merge, Stream, drive};
 use crate::storage::{Host, MemoryStorage, Storage};
 use crate::sync::Arc;
-use crate::testing::host::SimHost;
 use std::ops::Range;
 
 const BASE: &str = "base.lvd";
@@ -27,13 +27,13 @@ pub(super) fn all() -> Vec<Vector> {
 /// A file, the host that made it, and what a guest reads.
 struct Made {
     storage: Arc<MemoryStorage>,
-    host: Arc<SimHost>,
+    host: Arc<Seeded>,
     disk: Sparse,
 }
 
 impl Made {
-    fn new(name: &str, seed: u64, options: &CreateOptions, below: Option<&Made>) -> Result<Made> {
-        let (storage, host) = (Arc::new(MemoryStorage::new(name)), Arc::new(SimHost::new(seed)));
+    fn new(name: &str, seed: &'static str, options: &CreateOptions, below: Option<&Made>) -> Result<Made> {
+        let (storage, host) = (Arc::new(MemoryStorage::new(name)), Arc::new(Seeded::new(seed)));
         let mut disk = Sparse::new(options.virtual_size);
         let mut options = options.clone();
         if let Some(below) = below {
@@ -110,7 +110,7 @@ fn sized(virtual_size: u64) -> CreateOptions {
 }
 
 /// A complete image with data in its first and last pages.
-fn base(seed: u64) -> Result<Made> {
+fn base(seed: &'static str) -> Result<Made> {
     let mut made = Made::new(BASE, seed, &sized(SIZE), None)?;
     let image = made.image(true)?;
     made.write(&image, "base", 0..10_000)?;
@@ -121,7 +121,7 @@ fn base(seed: u64) -> Result<Made> {
 
 /// An overlay over it with writes and zeros, its last session closed or not.
 fn over(base: &Made, close: bool) -> Result<Made> {
-    let mut made = Made::new(IMAGE, 7, &sized(SIZE), Some(base))?;
+    let mut made = Made::new(IMAGE, "over", &sized(SIZE), Some(base))?;
     let chain = made.chain(&[base], 0)?;
     let top = chain.top();
     made.write(&*top, "over", 5000..5100)?;
@@ -138,7 +138,7 @@ fn over(base: &Made, close: bool) -> Result<Made> {
 const OVER: [Range<u64>; 3] = [4096..8192, 20_480..24_576, 65_536..69_632];
 
 fn complete() -> Result<Vector> {
-    let made = base(1)?;
+    let made = base("complete")?;
     Ok(Vector::new("made-complete", "Created, written, closed.", &[])
         .also(&["ORD-10", "ORD-51"])
         .file(IMAGE, Role::Image, content(&*made.storage)?)
@@ -154,19 +154,19 @@ fn pair(name: &str, purpose: &str, rules: &[&str], top: &Made, base: &Made, held
 }
 
 fn overlay() -> Result<Vector> {
-    let base = base(2)?;
+    let base = base("overlay")?;
     let purpose = "An overlay, written, zeroed, flushed, closed.";
     pair("made-overlay", purpose, &["ORD-40", "ORD-41", "ORD-51"], &over(&base, true)?, &base, &OVER)
 }
 
 fn unclosed() -> Result<Vector> {
-    let base = base(3)?;
+    let base = base("unclosed")?;
     let purpose = "An overlay, written, zeroed, flushed; then the process ended.";
     pair("made-overlay_unclosed", purpose, &["ORD-41", "ORD-50"], &over(&base, false)?, &base, &OVER)
 }
 
 fn streamed() -> Result<Vector> {
-    let base = base(4)?;
+    let base = base("streamed")?;
     let made = over(&base, true)?;
     let chain = made.chain(&[&base], 0)?;
     drive(&Job::new(Stream::new(&chain, None)?, made.host.clone()), |_| {})?;
@@ -178,7 +178,7 @@ fn streamed() -> Result<Vector> {
 }
 
 fn merged() -> Result<Vector> {
-    let mut base = base(5)?;
+    let mut base = base("merged")?;
     let made = over(&base, true)?;
     let chain = made.chain(&[&base], 1)?;
     drive(&Job::new(Merge::new(&chain, 0, 1, false)?, made.host.clone()), |_| {})?;
@@ -190,8 +190,8 @@ fn merged() -> Result<Vector> {
 }
 
 fn sidecar() -> Result<Vector> {
-    let base = base(6)?;
-    let host: Arc<dyn Host> = Arc::new(SimHost::new(8));
+    let base = base("below a sidecar")?;
+    let host: Arc<dyn Host> = Arc::new(Seeded::new("sidecar"));
     let sidecar = Arc::new(MemoryStorage::new("sidecar.lvb"));
     let volume = Arc::new(MemoryStorage::new("volume.raw"));
     volume.set_size(SIZE)?;
@@ -213,7 +213,7 @@ fn sidecar() -> Result<Vector> {
 
 /// Growing an overlay beyond what one page of bits covers moves its section.
 fn grown() -> Result<Vector> {
-    let mut made = Made::new(IMAGE, 9, &CreateOptions { allocation: true, ..sized(SIZE) }, None)?;
+    let mut made = Made::new(IMAGE, "grown", &CreateOptions { allocation: true, ..sized(SIZE) }, None)?;
     let image = made.image(true)?;
     made.write(&image, "grow", 4096..8192)?;
     let size = 31_744 * 4096 + 5000;
@@ -232,7 +232,7 @@ fn grown() -> Result<Vector> {
 }
 
 fn shrunk() -> Result<Vector> {
-    let base = base(10)?;
+    let base = base("shrunk")?;
     let mut made = over(&base, true)?;
     let chain = made.chain(&[&base], 0)?;
     chain.image(0)?.resize(22_000)?;

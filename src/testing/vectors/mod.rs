@@ -11,7 +11,7 @@
 //! | [`pag`] | sealed sectors, whole and damaged |
 //! | [`alc`] | what a reader reads; geometry and limits |
 //! | [`sid`] | a sidecar and its volume |
-//! | [`chn`] | parents, marks, visible lengths, depth |
+//! | [`chn`], [`link`] | parents, visible lengths, depth; identities and marks |
 //! | [`crash`] | what a crash leaves |
 //! | [`wrt`], [`made`] | what a writer must leave behind, and what this one does |
 
@@ -20,6 +20,8 @@ mod chn;
 mod crash;
 mod draft;
 mod hdr;
+mod host;
+mod link;
 mod made;
 mod maker;
 mod pag;
@@ -55,6 +57,7 @@ pub fn all() -> Vec<Vector> {
         alc::all,
         sid::all,
         chn::all,
+        link::all,
         crash::all,
         wrt::all,
         made::all,

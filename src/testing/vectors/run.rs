@@ -1,5 +1,6 @@
 //! Runs vectors against this library.
 
+use super::host::Seeded;
 use super::maker::facts;
 use super::sparse::Sparse;
 use super::vector::{After, Case, Disk, File, Held, Operation, Stretch, Vector, Verdict};
@@ -10,7 +11,6 @@ use crate::format::Header;
 use crate::image::Image;
 use crate::storage::{Host, MemoryStorage, ReadOnly, Storage};
 use crate::sync::Arc;
-use crate::testing::host::SimHost;
 use crate::violation::Violation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -89,7 +89,7 @@ fn run_case(vector: &Vector, case: &Case) -> Result<(), Mismatch> {
 }
 
 fn open(files: &Files, case: &Case, write: bool) -> Result<Chain, Error> {
-    let host: Arc<dyn Host> = Arc::new(SimHost::new(1));
+    let host: Arc<dyn Host> = Arc::new(Seeded::new("whoever runs the vectors"));
     let defaults = ChainOptions::default();
     let options = ChainOptions {
         write,

@@ -9,7 +9,7 @@ use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
 
 pub(super) fn all() -> Vec<Vector> {
-    [one_is_left(), newer_wins(), torn(), refusing(), telling()].concat()
+    [one_is_left(), newer_wins(), torn(), equal(), refusing(), telling()].concat()
 }
 
 /// A slot as a write of eight sectors that stopped leaves it: the `new` sectors of `mask`, the others `old`.
@@ -156,44 +156,49 @@ fn torn_in_sectors() -> Vec<Vector> {
     ]
 }
 
-fn refusing() -> Vec<Vector> {
-    let (old, new) = two();
-    let six = old.encoded();
-    let patched = |maker: &Maker, change: &dyn Fn(&mut Draft)| {
-        let mut draft = Draft::of(&maker.header);
-        change(&mut draft);
-        draft.slot()
-    };
+/// A right header, changed, with a right checksum.
+fn patched(maker: &Maker, change: impl FnOnce(&mut Draft)) -> Vec<u8> {
+    let mut draft = Draft::of(&maker.header);
+    change(&mut draft);
+    draft.slot()
+}
+
+fn equal() -> Vec<Vector> {
+    let (_, new) = two();
     let seven = new.encoded();
-    let other = {
-        let mut other = new.clone();
-        other.header.epoch = super::maker::id("a third epoch");
-        other.encoded()
-    };
-    let feature = patched(&new, &|draft| draft.put(80, &[1]));
-    let old_feature = patched(&old, &|draft| draft.put(80, &[1]));
-    let state = patched(&new, &|draft| draft.put(22, &[7]));
-    let old_state = patched(&old, &|draft| draft.put(22, &[7]));
-    let version = patched(&new, &|draft| draft.put(8, &[2]));
-    let reserved = patched(&new, &|draft| draft.put(127, &[1]));
-    let mut version_torn = version.clone();
-    version_torn[100] ^= 1;
-    let no_fall_back = "the older header does not take its place.";
-    let mut vectors = vec![
+    let mut other = new.clone();
+    other.header.epoch = super::maker::id("a third epoch");
+    vec![
         fails(
             "slots-equal_sequence-other_epoch",
             "Two headers of one sequence number.",
             Invalid,
             V::EqualSequence,
-            [&seven, &other],
+            [&seven, &other.encoded()],
         ),
         fails(
             "slots-equal_sequence-longer",
             "One header, and the same with a record more.",
             Invalid,
             V::EqualSequence,
-            [&seven, &patched(&new, &|draft| draft.add(900, 0, b"more"))],
+            [&seven, &patched(&new, |draft| draft.add(900, 0, b"more"))],
         ),
+    ]
+}
+
+fn refusing() -> Vec<Vector> {
+    let (old, new) = two();
+    let (six, seven) = (old.encoded(), new.encoded());
+    let feature = patched(&new, |draft| draft.put(80, &[1]));
+    let old_feature = patched(&old, |draft| draft.put(80, &[1]));
+    let state = patched(&new, |draft| draft.put(22, &[7]));
+    let old_state = patched(&old, |draft| draft.put(22, &[7]));
+    let version = patched(&new, |draft| draft.put(8, &[2]));
+    let reserved = patched(&new, |draft| draft.put(127, &[1]));
+    let mut version_torn = version.clone();
+    version_torn[100] ^= 1;
+    let no_fall_back = "the older header does not take its place.";
+    let mut vectors = vec![
         fails(
             "slots-newer-incompat",
             &format!("The newer header has an unknown incompatible feature: {no_fall_back}"),

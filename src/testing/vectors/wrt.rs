@@ -11,7 +11,7 @@ use Operation::{Close, Fill, Flush, Resize, Write, Zero};
 const RAW: &str = "base.raw";
 
 pub(super) fn all() -> Vec<Vector> {
-    [sessions(), overlays(), sizes(), kept()].concat()
+    [sessions(), overlays(), zeros_and_fills(), sizes(), kept()].concat()
 }
 
 fn write(offset: u64, length: u64, byte: u8) -> Operation {
@@ -100,10 +100,12 @@ fn over() -> Maker {
     Maker::overlay("top ", 40_000, 12).over_raw(&base(), RAW, 20_000).data(8192..12_288).garbage(16_384..20_480)
 }
 
+/// What a guest does with the overlay over the raw file.
+fn over_raw(name: &str, purpose: &str, then: Vec<Operation>, after: Maker, rules: &[&str]) -> Vector {
+    vector(name, purpose, &mut over(), then, &after).also(rules).file(RAW, Role::Parent, base())
+}
+
 fn overlays() -> Vec<Vector> {
-    let over_raw = |name: &str, purpose: &str, then: Vec<Operation>, after: Maker, rules: &[&str]| {
-        vector(name, purpose, &mut over(), then, &after).also(rules).file(RAW, Role::Parent, base())
-    };
     vec![
         over_raw(
             "wrt-block",
@@ -140,6 +142,11 @@ fn overlays() -> Vec<Vector> {
             over().bytes(6000..14_000, 0x11),
             &["ORD-44"],
         ),
+    ]
+}
+
+fn zeros_and_fills() -> Vec<Vector> {
+    vec![
         over_raw(
             "wrt-zero",
             "Zeros over the parent's data: never the absence of a block.",
