@@ -1,6 +1,7 @@
 //! Ours beside the raw file: the same requests, in turns, in one run; medians, ratios, barriers and bytes.
 //!
-//! `cargo bench --bench side_by_side -- [--quick] [--direct] [DIRECTORY]`
+//! `cargo bench --bench side_by_side -- [--quick] [--direct] [--only=WORD] [DIRECTORY]`, where `WORD` is part of the
+//! names of the rows to run.
 
 use lvd::chain::{Chain, ChainOptions, GivenParents};
 use lvd::format::{Identity, Parent, ParentFormat};
@@ -95,6 +96,7 @@ struct Bench {
     requests: u64,
     disk: u64,
     direct: bool,
+    only: String,
 }
 
 /// What one run did.
@@ -227,6 +229,9 @@ impl Bench {
     }
 
     fn compare(&self, target: Target, load: Load) {
+        if !load.name.contains(&self.only) {
+            return;
+        }
         let mut samples = Vec::new();
         for _ in 0..self.rounds {
             samples.push((self.ours(target, load), self.bare(target, load)));
@@ -247,6 +252,9 @@ impl Bench {
 
     /// A job between files at rest, beside a copy of the same bytes with a barrier at its end.
     fn job(&self, name: &'static str, job: fn(&Bench) -> Duration) {
+        if !name.contains(&self.only) {
+            return;
+        }
         let mut pairs = Vec::new();
         for _ in 0..self.rounds {
             let ours = job(self);
@@ -362,6 +370,7 @@ fn main() {
         requests: if quick { 1024 } else { 16384 },
         disk: if quick { 16 << 20 } else { 256 << 20 },
         direct: flag("--direct"),
+        only: arguments.iter().find_map(|argument| argument.strip_prefix("--only=")).unwrap_or_default().to_owned(),
     };
     let how = if bench.direct { "direct" } else { "through the page cache" };
     println!("{} rounds in turn, medians, {how}", bench.rounds);
