@@ -2,7 +2,6 @@
 
 use super::draft::Draft;
 use super::maker::Maker;
-use super::sparse::Sparse;
 use super::vector::{Case, Flag, Role, Vector, Verdict};
 use super::{IMAGE, broken, opens, plain, refused};
 use crate::format::{RawRecord, State};
@@ -201,27 +200,14 @@ fn sizes() -> Vec<Vector> {
             "hdr-size-overflow",
             "The virtual size is 2^64 - 4096: added to the data offset it wraps.",
             u64::MAX - 4095,
-        ),
+        )
+        .also(&["LIM-01"]),
         offset("hdr-data_offset-0", "The data area of an image lies over the header.", 0),
         offset("hdr-data_offset-in_slot_1", "The data offset is a page before the end of slot 1.", SLOTS_END - 4096),
         offset("hdr-data_offset-unaligned", "The data offset is a multiple of 512 only.", SLOTS_END + 512),
         offset("hdr-data_offset-above_max", "The data offset is 2^60 + 4096.", MAX_SIZE + 4096),
-        offset("hdr-data_offset-overflow", "The data offset is 2^64 - 4096.", u64::MAX - 4095),
-        broken(
-            "hdr-data_offset-sidecar",
-            "A sidecar has no data area, but this one has a data offset.",
-            V::DataOffset,
-            Invalid,
-            Maker::sidecar("side", 8192, 12),
-            |draft| draft.put(72, &SLOTS_END.to_le_bytes()),
-        ),
+        offset("hdr-data_offset-overflow", "The data offset is 2^64 - 4096.", u64::MAX - 4095).also(&["LIM-01"]),
     ];
-    // The file of a sidecar is opened beside its volume.
-    for vector in vectors.iter_mut().filter(|vector| vector.name.ends_with("sidecar")) {
-        vector.files[0].role = Role::Sidecar;
-        vector.files.extend(Vector::new("", "", &[]).file("volume.raw", Role::Volume, Sparse::new(8192)).files);
-        vector.cases[0].volume = Some("volume.raw".into());
-    }
     let mut far = plain_at(1 << 40);
     vectors.push(opens("hdr-data_offset-1_tib", "The data area begins at 1 TiB.", &[V::DataOffset], &mut far));
     let mut farthest = plain_at(MAX_SIZE);

@@ -1,10 +1,10 @@
 //! Makes a file by hand, and knows what a guest reads from it.
 
 use super::sparse::{Sparse, sixteen};
-use super::vector::{Case, Disk, Facts, Held, Link, Stretch, Verdict};
+use super::vector::{Case, Disk, Facts, Held, Link, Mark, Stretch, Verdict};
 use crate::format::{
-    BITS_PER_SECTOR, Header, HostFormat, HostRecord, Identity, Kind, Parent, ParentFormat, Section, SectionKind, Uuid,
-    seal,
+    BITS_PER_SECTOR, Header, HostFormat, HostRecord, Identity, Kind, MergeMark, Parent, ParentFormat, Section,
+    SectionKind, Uuid, seal,
 };
 use crate::limits::{SECTOR_SIZE, SLOT_SIZE, SLOTS_END};
 use std::collections::BTreeSet;
@@ -302,7 +302,14 @@ pub(super) fn facts(header: &Header) -> Facts {
             visible_length: parent.visible_length,
             hint: parent.hint.clone(),
         }),
+        merge_mark: header.merge_mark.as_ref().map(mark),
+        copy_mark: header.copy_mark.map(|mark| mark.group.to_string()),
     }
+}
+
+/// What a merge mark says.
+pub(super) fn mark(mark: &MergeMark) -> Mark {
+    Mark { child_uuid: mark.child_uuid.to_string(), child_epoch: mark.child_epoch.to_string() }
 }
 
 /// An allocation section at `offset`.

@@ -1,7 +1,7 @@
 //! Runs vectors against this library.
 
 use super::host::Seeded;
-use super::maker::facts;
+use super::maker::{facts, mark};
 use super::sparse::Sparse;
 use super::vector::{After, Case, Disk, File, Held, Operation, Stretch, Vector, Verdict};
 use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
@@ -259,6 +259,7 @@ fn check_after(files: &Files, case: &Case, after: &After, before: &Header) -> Re
         .map(|record| (record.record_type, record.flags, super::sparse::hex(&record.payload)))
         .collect();
     same("what was kept of unknown records", &kept, &after.kept)?;
+    same("the merge mark afterwards", &header.merge_mark.as_ref().map(mark), &after.merge_mark)?;
     if header.sequence <= before.sequence {
         return Err("the sequence number did not rise".into());
     }

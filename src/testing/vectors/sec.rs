@@ -149,14 +149,16 @@ fn places() -> Vec<Vector> {
             24,
             SLOTS_END - 4096,
         ),
-        set("sec-offset-overflow", "Offset and length together are 2^64.", V::SectionPlace, 24, u64::MAX - 4095),
+        set("sec-offset-overflow", "Offset and length together are 2^64.", V::SectionPlace, 24, u64::MAX - 4095)
+            .also(&["LIM-01"]),
         set(
             "sec-length-overflow",
             "Offset and length together are more than 2^64.",
             V::SectionPlace,
             32,
             u64::MAX - 4095,
-        ),
+        )
+        .also(&["LIM-01"]),
         with(
             "sec-offset-max",
             "An optional section ends at 2^61.",

@@ -209,6 +209,9 @@ fn records() -> Vec<Vector> {
             Invalid,
             |d| d.put_in(HOST, 31, &[1]),
         ),
+        fails("sid-data_offset", "A sidecar has no data area, but a data offset.", V::DataOffset, Invalid, |d| {
+            d.put(72, &SLOTS_END.to_le_bytes())
+        }),
         fails("sid-section-over_slot", "The section lies over slot 1.", V::SectionPlace, Invalid, |d| {
             d.put_in(SECTION, 24, &65_536u64.to_le_bytes())
         }),

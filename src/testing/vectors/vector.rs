@@ -154,6 +154,22 @@ pub struct Facts {
     /// The link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Link>,
+    /// The merge mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_mark: Option<Mark>,
+    /// The group of the copy mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_mark: Option<String>,
+}
+
+/// A merge mark.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// Who is being merged into the file.
+    pub child_uuid: String,
+    /// The epoch of the file that the child's link names.
+    pub child_epoch: String,
 }
 
 /// The link to a parent.
@@ -266,6 +282,9 @@ pub struct After {
     /// Unknown records, byte for byte: type, flags, payload in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<(u16, u16, String)>,
+    /// The merge mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_mark: Option<Mark>,
     /// The word of optional features.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub compat: u64,

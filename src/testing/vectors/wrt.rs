@@ -1,10 +1,10 @@
 //! Vectors of what a writer must leave behind: the same disk but for what was written, and all that it does not know.
 
-use super::maker::{Maker, raw};
+use super::maker::{Maker, id, mark, raw};
 use super::sparse::{Sparse, hex};
 use super::vector::{After, Case, Operation, Role, Vector, Verdict};
 use super::{IMAGE, plain, sparse_overlay};
-use crate::format::{BITS_PER_SECTOR, RawRecord, State};
+use crate::format::{BITS_PER_SECTOR, MergeMark, RawRecord, State};
 use crate::violation::Violation as V;
 use Operation::{Close, Fill, Flush, Resize, Write, Zero};
 
@@ -33,6 +33,7 @@ fn vector(name: &str, purpose: &str, maker: &mut Maker, then: Vec<Operation>, af
         new_epoch: changes,
         state: state.to_string(),
         kept: records.map(|record| (record.record_type, record.flags, hex(&record.payload))).collect(),
+        merge_mark: after.header.merge_mark.as_ref().map(mark),
         compat: after.header.compat,
         disk: after.expected(),
     };
@@ -262,9 +263,21 @@ fn kept() -> Vec<Vector> {
             &after,
         )
         .also(&["HDR-21", "REC-13"]),
+        mark_kept(),
         bad_sector_kept(),
         bits_past_end(),
     ]
+}
+
+/// Whoever may open a marked file and does not take part in the merge leaves the mark as it is.
+fn mark_kept() -> Vector {
+    let mut maker = plain();
+    maker.header.merge_mark = Some(MergeMark { child_uuid: id("child"), child_epoch: id("the epoch before") });
+    let after = maker.clone().bytes(0..512, 0x66);
+    let purpose = "A file that is being merged into, opened by override and written: the mark stays as it is.";
+    let mut vector = vector("wrt-merge_mark_kept", purpose, &mut maker, vec![write(0, 512, 0x66), Close], &after);
+    vector.cases[0].ignore_marks = true;
+    vector.also(&["CHN-04", "CHN-15"])
 }
 
 /// A write into blocks of a sound sector, beside one that is bad in the same page.
