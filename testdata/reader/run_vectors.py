@@ -95,6 +95,11 @@ def header_of(disk):
                            "hint": link.hint.decode()}
         if link.flags & 1:
             found["parent"] |= {"uuid": reader.printed(link.uuid), "epoch": reader.printed(link.epoch)}
+    if mark := header.first(reader.MERGE_MARK):
+        found["merge_mark"] = {"child_uuid": reader.printed(mark.child_uuid),
+                               "child_epoch": reader.printed(mark.child_epoch)}
+    if mark := header.first(reader.COPY_MARK):
+        found["copy_mark"] = reader.printed(mark.group)
     return found
 
 
