@@ -34,7 +34,7 @@ pub mod units;
 pub mod violation;
 pub mod zeros;
 
-pub use device::{BlockDevice, Extent, ExtentKind};
+pub use device::{BlockDevice, Extent, ExtentKind, Place, Request};
 pub use error::{Error, Result};
 pub use image::{CreateOptions, Image, OpenOptions};
 pub use violation::Violation;

@@ -11,29 +11,56 @@ pub(crate) struct RangeLocks {
     released: Condvar,
 }
 
-/// One held range; dropping it lets the next one in.
+/// Held ranges; dropping them lets the next one in.
 #[must_use]
 pub(crate) struct RangeGuard<'a> {
     locks: &'a RangeLocks,
-    start: u64,
+    starts: Vec<u64>,
 }
 
 impl RangeLocks {
     /// Waits until nobody holds any byte of `range`, and holds it.
     pub(crate) fn lock(&self, range: Range<u64>) -> RangeGuard<'_> {
+        self.lock_all(vec![range])
+    }
+
+    /// The same for several ranges, which may overlap each other. It holds none while it waits, so two that want the same
+    /// ranges never wait for each other.
+    pub(crate) fn lock_all(&self, ranges: Vec<Range<u64>>) -> RangeGuard<'_> {
+        let ranges = merged(ranges);
         let mut held = lock(&self.held);
         // The held ranges do not overlap: only the last that starts before our end can reach into ours.
-        while held.range(..range.end).next_back().is_some_and(|(_, &end)| end > range.start) {
+        let taken = |held: &BTreeMap<u64, u64>, range: &Range<u64>| {
+            held.range(..range.end).next_back().is_some_and(|(_, &end)| end > range.start)
+        };
+        while ranges.iter().any(|range| taken(&held, range)) {
             held = wait(&self.released, held);
         }
-        held.insert(range.start, range.end);
-        RangeGuard { locks: self, start: range.start }
+        held.extend(ranges.iter().map(|range| (range.start, range.end)));
+        RangeGuard { locks: self, starts: ranges.into_iter().map(|range| range.start).collect() }
     }
+}
+
+/// The same bytes in ranges that do not overlap.
+fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let joins = next.start < range.end;
+        if joins {
+            range.end = range.end.max(next.end);
+        }
+        joins
+    });
+    ranges
 }
 
 impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.locks.held).remove(&self.start);
+        let mut held = lock(&self.locks.held);
+        for start in &self.starts {
+            held.remove(start);
+        }
+        drop(held);
         self.locks.released.notify_all();
     }
 }
@@ -43,7 +70,8 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Eight threads add to the same counters without atomics' help: only the lock keeps the sums right.
+    /// Eight threads add to the same counters without atomics' help: only the lock keeps the sums right. Every third time
+    /// a thread wants two ranges at once, in whatever order.
     #[test]
     fn overlapping_ranges_exclude_each_other() {
         let locks = RangeLocks::default();
@@ -54,7 +82,11 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..200 {
                         let start = (thread * 7 + round * 13) % 60;
-                        let _held = locks.lock(start..start + 4);
+                        let other = start * 5 % 61;
+                        let _held = match round % 3 {
+                            0 => locks.lock_all(vec![start..start + 4, other..other + 3]),
+                            _ => locks.lock(start..start + 4),
+                        };
                         for cell in &cells[start as usize..start as usize + 4] {
                             let seen = cell.load(Ordering::Relaxed);
                             std::thread::yield_now();

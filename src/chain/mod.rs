@@ -25,7 +25,7 @@ pub use open::ChainOptions;
 pub use policy::{GivenParents, NoParents, ParentPolicy, joined_hint};
 pub use raw::RawDevice;
 
-use crate::device::{BlockDevice, Extent};
+use crate::device::{BlockDevice, Extent, Place};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::storage::Host;
@@ -139,5 +139,17 @@ impl BlockDevice for Chain {
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         self.top().extent(offset, end)
+    }
+
+    fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        self.top().read_batch(pieces)
+    }
+
+    fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
+        self.top().write_batch(pieces)
+    }
+
+    fn share(&self, range: Range<u64>, place: &Place) -> Result<bool> {
+        self.top().share(range, place)
     }
 }

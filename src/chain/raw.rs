@@ -1,6 +1,6 @@
 //! A raw file or block device as a layer: no header, no identity, every byte its own.
 
-use crate::device::{BlockDevice, Extent, ExtentKind};
+use crate::device::{BlockDevice, Extent, ExtentKind, Place};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
@@ -137,6 +137,25 @@ impl BlockDevice for RawDevice {
             Some(_) => (ExtentKind::Data, end),
             None => (ExtentKind::Zero, end),
         };
-        Ok(Extent { range: offset..end, kind, present: true, depth: 0, file_offset: Some(offset) })
+        let place = Some(Place { file: self.storage.clone(), offset });
+        Ok(Extent { range: offset..end, kind, present: true, depth: 0, place })
+    }
+
+    fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        pieces.iter().try_for_each(|(offset, buffer)| self.within(*offset, buffer.len() as u64).map(drop))?;
+        self.storage.read_batch(pieces)
+    }
+
+    fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
+        self.may_write()?;
+        pieces.iter().try_for_each(|(offset, data)| self.within(*offset, data.len() as u64).map(drop))?;
+        self.storage.write_batch(pieces)
+    }
+
+    fn share(&self, range: Range<u64>, place: &Place) -> Result<bool> {
+        self.may_write()?;
+        self.within_range(&range)?;
+        let length = range.end.saturating_sub(range.start);
+        self.storage.share(range.start, &*place.file, place.offset..place.offset.saturating_add(length))
     }
 }

@@ -3,7 +3,7 @@
 use super::alloc::Allocation;
 use super::order::Session;
 use super::{Image, Layout};
-use crate::device::{BlockDevice, Extent, ExtentKind};
+use crate::device::{BlockDevice, Extent, ExtentKind, Place};
 use crate::error::Result;
 use crate::switch::{Step, skipped};
 use crate::sync::read;
@@ -14,6 +14,8 @@ use std::ops::Range;
 const FILL_CHUNK: u64 = 1 << 20;
 /// Bytes that are copied from below at least, so that scattered data is not copied in crumbs.
 const FILL_LEAST: u64 = 64 << 10;
+/// Bytes that are shared with a file below at once: a guest's write to one of them waits meanwhile.
+const SHARE_CHUNK: u64 = 64 << 20;
 /// Blocks that are zeroed between two looks at the cache.
 const ZERO_STRIDE: u64 = 1 << 16;
 
@@ -26,21 +28,15 @@ impl BlockDevice for Image {
         let layout = read(&self.layout);
         let range = offset..offset.saturating_add(buffer.len() as u64);
         self.check_range(&layout, &range)?;
-        let Some(allocation) = &layout.allocation else {
-            return self.data.read_at(buffer, layout.place(offset));
-        };
-        let blocks = layout.blocks(&range);
         let (mut at, mut rest) = (offset, buffer);
         while !rest.is_empty() {
-            let run = allocation.run(at / layout.granule, blocks.end)?;
-            let length = (run.end * layout.granule).min(range.end) - at;
-            let (piece, after) = rest.split_at_mut(length as usize);
-            if run.present {
-                self.data.read_at(piece, layout.place(at))?;
-            } else {
-                layout.read_below(piece, at)?;
+            let (present, end) = layout.run(at, range.end)?;
+            let (piece, after) = rest.split_at_mut((end - at) as usize);
+            match present {
+                true => self.data.read_at(piece, layout.place(at))?,
+                false => layout.read_below(piece, at)?,
             }
-            (at, rest) = (at + length, after);
+            (at, rest) = (end, after);
         }
         Ok(())
     }
@@ -104,13 +100,7 @@ impl BlockDevice for Image {
         let end = if range.end == layout.size { range.end } else { range.end / unit * unit };
         let mut at = range.start.next_multiple_of(unit);
         while at < end {
-            let (present, stop) = match &layout.allocation {
-                None => (true, end),
-                Some(allocation) => {
-                    let run = allocation.run(at / layout.granule, end.div_ceil(layout.granule))?;
-                    (run.present, (run.end * layout.granule).min(end))
-                }
-            };
+            let (present, stop) = layout.run(at, end)?;
             if present {
                 self.order.begin(Session::Writing, layout.allocation.as_ref())?;
                 self.zero(&layout, at..stop, true)?;
@@ -132,22 +122,94 @@ impl BlockDevice for Image {
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         let layout = read(&self.layout);
         self.check_range(&layout, &(offset..end))?;
-        let run = match &layout.allocation {
-            None => super::alloc::BlockRun { present: true, end: u64::MAX },
-            Some(allocation) => allocation.run(offset / layout.granule, end.div_ceil(layout.granule))?,
-        };
-        let end = run.end.saturating_mul(layout.granule).min(end);
-        if !run.present {
+        let (present, end) = layout.run(offset, end)?;
+        if !present {
             return layout.extent_below(offset, end);
         }
-        let place = layout.place(offset);
-        let data = self.data.next_data(place..layout.place(end))?;
+        let from = layout.place(offset);
+        let data = self.data.next_data(from..layout.place(end))?;
         let (kind, stop) = match data {
             None => (ExtentKind::Zero, end),
-            Some(data) if data.start > place => (ExtentKind::Zero, data.start - layout.data_offset),
+            Some(data) if data.start > from => (ExtentKind::Zero, data.start - layout.data_offset),
             Some(data) => (ExtentKind::Data, (data.end - layout.data_offset).min(end)),
         };
-        Ok(Extent { range: offset..stop, kind, present: true, depth: 0, file_offset: Some(place) })
+        let place = Some(Place { file: self.data.clone(), offset: from });
+        Ok(Extent { range: offset..stop, kind, present: true, depth: 0, place })
+    }
+
+    fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        let layout = read(&self.layout);
+        let (mut here, mut below) = (Vec::with_capacity(pieces.len()), Vec::new());
+        for (offset, buffer) in pieces.iter_mut() {
+            let range = *offset..offset.saturating_add(buffer.len() as u64);
+            self.check_range(&layout, &range)?;
+            let (mut at, mut rest) = (*offset, &mut **buffer);
+            while !rest.is_empty() {
+                let (present, end) = layout.run(at, range.end)?;
+                let (piece, after) = rest.split_at_mut((end - at) as usize);
+                match present {
+                    true => here.push((layout.place(at), piece)),
+                    false => below.extend(layout.seen_below(piece, at)),
+                }
+                (at, rest) = (end, after);
+            }
+        }
+        self.data.read_batch(&mut here)?;
+        layout.below.as_ref().map_or(Ok(()), |device| device.read_batch(&mut below))
+    }
+
+    /// Overwrites and whole blocks go out at once. What needs bytes from below comes after them, one by one.
+    fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
+        let layout = read(&self.layout);
+        let (mut together, mut alone, mut new) = (Vec::with_capacity(pieces.len()), Vec::new(), Vec::new());
+        for &(offset, data) in pieces {
+            let range = offset..offset.saturating_add(data.len() as u64);
+            if !self.begin_change(&layout, &range)? {
+                continue;
+            }
+            let blocks = layout.blocks(&range);
+            match &layout.allocation {
+                Some(allocation) if !allocation.all_present(blocks.clone())? => {
+                    if layout.bytes(&blocks) != range {
+                        alone.push((offset, data));
+                        continue;
+                    }
+                    new.push(blocks);
+                }
+                _ => {}
+            }
+            together.push((layout.place(offset), data));
+        }
+        let held = self.ranges.lock_all(new.iter().map(|blocks| layout.bytes(blocks)).collect());
+        self.data.write_batch(&together)?;
+        self.order.wrote();
+        if let Some(allocation) = &layout.allocation {
+            new.into_iter().try_for_each(|blocks| self.publish(allocation, blocks))?;
+            drop(held);
+            self.relieve(allocation)?;
+        }
+        drop(layout);
+        alone.into_iter().try_for_each(|(offset, data)| self.write_at(data, offset))
+    }
+
+    fn share(&self, range: Range<u64>, place: &Place) -> Result<bool> {
+        let layout = read(&self.layout);
+        if !self.begin_change(&layout, &range)? {
+            return Ok(true);
+        }
+        let blocks = layout.blocks(&range);
+        if layout.allocation.is_some() && layout.bytes(&blocks) != range {
+            return Ok(false);
+        }
+        let _held = self.ranges.lock(layout.bytes(&blocks));
+        if !self.share_here(&layout, &range, place)? {
+            return Ok(false);
+        }
+        match &layout.allocation {
+            Some(allocation) => self.publish(allocation, blocks).and_then(|()| self.relieve(allocation))?,
+            None => self.order.wrote(),
+        }
+        Ok(true)
     }
 }
 
@@ -253,6 +315,11 @@ impl Image {
     fn fill_piece(&self, layout: &Layout, allocation: &Allocation, range: Range<u64>) -> Result<(u64, bool)> {
         let below = layout.extent_below(range.start, range.end)?;
         let zeros = below.kind == ExtentKind::Zero;
+        if let (false, Some(place)) = (zeros, &below.place)
+            && let Some(end) = self.fill_shared(layout, allocation, below.range.clone(), place)?
+        {
+            return Ok((end, false));
+        }
         let limit = if zeros { ZERO_STRIDE * layout.granule } else { FILL_CHUNK.max(layout.granule) };
         // A piece of zeros that ends inside a block is followed by data there: the block is copied.
         let aligned = below.range.end == layout.size || below.range.end.is_multiple_of(layout.granule);
@@ -266,21 +333,54 @@ impl Image {
         let _held = self.ranges.lock(piece.clone());
         let mut at = piece.start;
         while at < piece.end {
-            let blocks = layout.blocks(&(at..piece.end));
             // A guest may have written here since.
-            let run = allocation.run(blocks.start, blocks.end)?;
-            let stop = (run.end * layout.granule).min(piece.end);
-            if !run.present {
-                if zeros {
-                    self.zero(layout, at..stop, true)?
-                } else {
-                    self.copy_up(layout, at..stop)?
+            let (present, stop) = layout.run(at, piece.end)?;
+            if !present {
+                match zeros {
+                    true => self.zero(layout, at..stop, true)?,
+                    false => self.copy_up(layout, at..stop)?,
                 }
                 self.publish(allocation, layout.blocks(&(at..stop)))?;
             }
             at = stop;
         }
         Ok((piece.end, zeros))
+    }
+
+    /// Fills whole blocks from the start of `range` on, which lies at `place`, by sharing them, as far as the host does.
+    /// Says where the filled part ends, if there is one.
+    fn fill_shared(
+        &self,
+        layout: &Layout,
+        allocation: &Allocation,
+        range: Range<u64>,
+        place: &Place,
+    ) -> Result<Option<u64>> {
+        let limit = range.start.saturating_add(SHARE_CHUNK);
+        let end = if range.end == layout.size { range.end } else { range.end / layout.granule * layout.granule };
+        let piece = range.start..end.min(limit);
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        let _held = self.ranges.lock(piece.clone());
+        let mut at = piece.start;
+        while at < piece.end {
+            let (present, stop) = layout.run(at, piece.end)?;
+            if !present {
+                let from = Place { file: place.file.clone(), offset: place.offset + (at - piece.start) };
+                if !self.share_here(layout, &(at..stop), &from)? {
+                    break;
+                }
+                self.publish(allocation, layout.blocks(&(at..stop)))?;
+            }
+            at = stop;
+        }
+        Ok((at > piece.start).then_some(at))
+    }
+
+    fn share_here(&self, layout: &Layout, range: &Range<u64>, place: &Place) -> Result<bool> {
+        let there = place.offset..place.offset.saturating_add(range.end - range.start);
+        self.data.share(layout.place(range.start), &*place.file, there)
     }
 
     fn copy_up(&self, layout: &Layout, range: Range<u64>) -> Result<()> {
@@ -299,16 +399,30 @@ impl Image {
 }
 
 impl Layout {
-    /// Reads what shines through: the device below, up to the visible length, and zeros beyond (ALC).
-    fn read_below(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let Some(below) = &self.below else {
-            buffer.fill(0);
-            return Ok(());
+    /// Whether this layer holds the disk at `offset`, and up to where, at most `end`, that is so.
+    pub(super) fn run(&self, offset: u64, end: u64) -> Result<(bool, u64)> {
+        let Some(allocation) = &self.allocation else { return Ok((true, end)) };
+        let run = allocation.run(offset / self.granule, end.div_ceil(self.granule))?;
+        Ok((run.present, run.end.saturating_mul(self.granule).min(end)))
+    }
+
+    /// Zeroes what does not shine through from below; what does is yet to be read.
+    fn seen_below<'a>(&self, buffer: &'a mut [u8], offset: u64) -> Option<(u64, &'a mut [u8])> {
+        let visible = match &self.below {
+            Some(_) => self.visible.saturating_sub(offset).min(buffer.len() as u64) as usize,
+            None => 0,
         };
-        let visible = self.visible.saturating_sub(offset).min(buffer.len() as u64) as usize;
         let (seen, beyond) = buffer.split_at_mut(visible);
         beyond.fill(0);
-        if seen.is_empty() { Ok(()) } else { below.read_at(seen, offset) }
+        (!seen.is_empty()).then_some((offset, seen))
+    }
+
+    /// Reads what shines through: the device below, up to the visible length, and zeros beyond (ALC).
+    fn read_below(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        match (&self.below, self.seen_below(buffer, offset)) {
+            (Some(below), Some((offset, seen))) => below.read_at(seen, offset),
+            _ => Ok(()),
+        }
     }
 
     fn extent_below(&self, offset: u64, end: u64) -> Result<Extent> {
@@ -317,7 +431,7 @@ impl Layout {
                 let extent = below.extent(offset, end.min(self.visible))?;
                 Ok(Extent { depth: extent.depth + 1, ..extent })
             }
-            _ => Ok(Extent { range: offset..end, kind: ExtentKind::Zero, present: false, depth: 0, file_offset: None }),
+            _ => Ok(Extent { range: offset..end, kind: ExtentKind::Zero, present: false, depth: 0, place: None }),
         }
     }
 }

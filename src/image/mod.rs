@@ -155,10 +155,7 @@ impl Image {
     pub fn local_run(&self, offset: u64, end: u64) -> Result<(bool, u64)> {
         let layout = read(&self.layout);
         self.check_range(&layout, &(offset..end))?;
-        let Some(allocation) = &layout.allocation else { return Ok((true, end)) };
-        let blocks = layout.blocks(&(offset..end));
-        let run = allocation.run(blocks.start, blocks.end)?;
-        Ok((run.present, (run.end * layout.granule).min(end)))
+        layout.run(offset, end)
     }
 
     /// Sets or clears the merge mark in one header update (CHN-04).

@@ -1,6 +1,7 @@
 //! An image beside the naive model: a vector of bytes.
 
 use super::*;
+use crate::device::Request;
 use crate::format::{Identity, Parent, ParentFormat};
 use crate::storage::{MemoryStorage, OsHost};
 
@@ -78,11 +79,46 @@ impl Subject {
         start..(start + random.below(longest)).min(self.model.len() as u64)
     }
 
+    /// Requests that touch no byte of each other, and one that lies outside of the disk: all are answered, each by itself.
+    fn batch(&mut self, random: &mut Random) {
+        let mut ranges: Vec<Range<u64>> = (0..random.below(8)).map(|_| self.range(random)).collect();
+        if random.below(2) == 0 {
+            // Whole blocks, as guests write.
+            ranges.iter_mut().for_each(|range| *range = range.start / 4096 * 4096..range.end / 4096 * 4096);
+        }
+        ranges.sort_by_key(|range| range.start);
+        ranges.retain(|range| range.start < range.end);
+        ranges.dedup_by(|next, range| next.start < range.end);
+        let outside = self.model.len() as u64..self.model.len() as u64 + 1;
+        ranges.push(outside.clone());
+        let mut bytes: Vec<Vec<u8>> =
+            ranges.iter().map(|range| random.bytes((range.end - range.start) as usize)).collect();
+        let kinds: Vec<u64> = ranges.iter().map(|_| random.below(4)).collect();
+        let requests = ranges.iter().zip(&mut bytes).zip(&kinds).map(|((range, bytes), kind)| match kind {
+            0 => Request::WriteZeroes { range: range.clone(), unmap: true },
+            1 => Request::Read { buffer: bytes, offset: range.start },
+            _ => Request::Write { data: bytes, offset: range.start },
+        });
+        let results = self.image.submit(&mut requests.collect::<Vec<_>>());
+        for (((range, bytes), kind), result) in ranges.iter().zip(&bytes).zip(kinds).zip(results) {
+            assert_eq!(result.is_ok(), *range != outside, "{range:?}");
+            if result.is_ok() {
+                let model = &mut self.model[range.start as usize..range.end as usize];
+                match kind {
+                    0 => model.fill(0),
+                    1 => assert!(model == &bytes[..]),
+                    _ => model.copy_from_slice(bytes),
+                }
+            }
+        }
+    }
+
     fn step(&mut self, random: &mut Random) {
         let range = self.range(random);
         let (at, length) = (range.start, (range.end - range.start) as usize);
         let slice = range.start as usize..range.end as usize;
-        match random.below(12) {
+        match random.below(14) {
+            12..=13 => self.batch(random),
             0..=3 => {
                 let data = random.bytes(length);
                 self.image.write_at(&data, at).unwrap();

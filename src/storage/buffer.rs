@@ -27,8 +27,3 @@ impl Buffer {
         &mut self.memory[self.start..][..self.length]
     }
 }
-
-/// Whether the memory of `bytes` may be handed to the device.
-pub(super) fn aligned(bytes: &[u8]) -> bool {
-    (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT)
-}

@@ -4,7 +4,8 @@
 //! through the cache while a neighbour of its goes to the device directly can undo that one. So whatever is written
 //! through the cache waits until no direct request is under way, and holds new ones up.
 
-use super::buffer::{ALIGNMENT, Buffer, aligned};
+use super::buffer::{ALIGNMENT, Buffer};
+use super::ring::Rings;
 use super::transfer::{Piece, read_full, write_run};
 use crate::sync::{RwLock, RwLockWriteGuard, read, write};
 use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -21,14 +22,22 @@ pub(super) struct Direct {
     file: File,
     /// What offsets and lengths are multiples of.
     unit: usize,
+    /// What addresses of memory are multiples of.
+    memory: usize,
+    rings: Rings,
     /// Held by direct requests together, by writes through the cache alone.
     edges: RwLock<()>,
 }
 
 impl Direct {
     pub(super) fn new(file: File) -> Direct {
-        let unit = unit(&file);
-        Direct { file, unit, edges: RwLock::new(()) }
+        let (unit, memory) = alignments(&file);
+        Direct { file, unit, memory, rings: Rings::default(), edges: RwLock::new(()) }
+    }
+
+    /// Whether the memory of `bytes` may be handed to the device.
+    fn aligned(&self, bytes: &[u8]) -> bool {
+        (bytes.as_ptr() as usize).is_multiple_of(self.memory)
     }
 
     /// Whether `length` bytes at `offset` may go to the device.
@@ -44,7 +53,7 @@ impl Direct {
     /// Fills `buffer`. What is not aligned is cut out of a larger aligned read.
     pub(super) fn read(&self, cached: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let _together = read(&self.edges);
-        if self.takes(buffer.len(), offset) && aligned(buffer) {
+        if self.takes(buffer.len(), offset) && self.aligned(buffer) {
             return self.fill(cached, buffer, offset);
         }
         let mut skip = (offset % self.unit as u64) as usize;
@@ -83,7 +92,7 @@ impl Direct {
             return cached.write_all_at(data, offset);
         }
         let _together = read(&self.edges);
-        if aligned(data) {
+        if self.aligned(data) {
             return self.file.write_all_at(data, offset);
         }
         let mut bounce = Buffer::new(data.len().min(BOUNCE));
@@ -97,36 +106,84 @@ impl Direct {
         Ok(())
     }
 
-    /// Writes several runs of pieces that follow each other.
-    ///
-    /// One run goes to the device in one request. Several are pages of metadata, scattered: one by one each would
-    /// cost as much as a write of the guest, through the cache the next barrier writes them together.
-    pub(super) fn write_runs<'a>(&self, cached: &File, runs: &[&'a [Piece<'a>]]) -> io::Result<()> {
-        if let [run] = runs {
-            let length = run.iter().map(|(_, data)| data.len()).sum();
-            if self.takes(length, run[0].0) {
-                return self.gather(run, length);
-            }
+    /// Fills several buffers, at once where the host can.
+    pub(super) fn read_batch(&self, cached: &File, pieces: &mut [(u64, &mut [u8])]) -> io::Result<()> {
+        let mut bounces: Vec<Option<Buffer>> = Vec::with_capacity(pieces.len());
+        let takes = |(offset, buffer): &&mut (u64, &mut [u8])| self.takes(buffer.len(), *offset);
+        let (mut whole, odd): (Vec<_>, Vec<_>) = pieces.iter_mut().partition(takes);
+        bounces.extend(whole.iter().map(|(_, buffer)| (!self.aligned(buffer)).then(|| Buffer::new(buffer.len()))));
+        let mut aligned: Vec<(u64, &mut [u8])> = whole
+            .iter_mut()
+            .zip(&mut bounces)
+            .map(|((offset, buffer), bounce)| (*offset, bounce.as_mut().map_or(&mut **buffer, Buffer::bytes_mut)))
+            .collect();
+        self.fill_batch(cached, &mut aligned)?;
+        for ((_, buffer), bounce) in whole.iter_mut().zip(&bounces) {
+            bounce.iter().for_each(|bounce| buffer.copy_from_slice(bounce.bytes()));
         }
-        let _alone = self.alone();
-        runs.iter().try_for_each(|run| write_run(cached, run))
+        odd.into_iter().try_for_each(|(offset, buffer)| self.read(cached, buffer, *offset))
     }
 
-    fn gather(&self, run: &[Piece<'_>], length: usize) -> io::Result<()> {
-        let mut bounce = Buffer::new(length);
+    /// Aligned reads. What the ring did not read whole is read again: it may end with the file.
+    fn fill_batch(&self, cached: &File, pieces: &mut [(u64, &mut [u8])]) -> io::Result<()> {
+        let _together = read(&self.edges);
+        let filled = if pieces.len() > 1 { self.rings.read(&self.file, pieces) } else { None };
+        let filled = filled.unwrap_or_else(|| vec![false; pieces.len()]);
+        let mut rest = pieces.iter_mut().zip(filled).filter(|(_, filled)| !filled);
+        rest.try_for_each(|((offset, buffer), _)| self.fill(cached, buffer, *offset))
+    }
+
+    /// Writes several runs of pieces that follow each other, at once where the host can.
+    pub(super) fn write_runs<'a>(&self, cached: &File, runs: impl Iterator<Item = &'a [Piece<'a>]>) -> io::Result<()> {
+        let (whole, odd): (Vec<_>, Vec<_>) = runs.partition(|run| self.takes(length(run), run[0].0));
+        let gathered: Vec<Option<Buffer>> = whole.iter().map(|run| self.gathered(run)).collect();
+        let pieces: Vec<Piece<'_>> = whole
+            .iter()
+            .zip(&gathered)
+            .map(|(run, gathered)| (run[0].0, gathered.as_ref().map_or(run[0].1, Buffer::bytes)))
+            .collect();
+        self.write_batch(&pieces)?;
+        if odd.is_empty() {
+            return Ok(());
+        }
+        let _alone = self.alone();
+        odd.iter().try_for_each(|run| write_run(cached, run))
+    }
+
+    /// The bytes of a run in memory that the device takes, unless they are that already.
+    fn gathered(&self, run: &[Piece<'_>]) -> Option<Buffer> {
+        if run.len() == 1 && self.aligned(run[0].1) {
+            return None;
+        }
+        let mut bounce = Buffer::new(length(run));
         let mut rest = bounce.bytes_mut();
         for (_, data) in run {
             let (copy, after) = rest.split_at_mut(data.len());
             copy.copy_from_slice(data);
             rest = after;
         }
+        Some(bounce)
+    }
+
+    /// Aligned writes. What the ring did not write whole is written again.
+    fn write_batch(&self, pieces: &[Piece<'_>]) -> io::Result<()> {
         let _together = read(&self.edges);
-        self.file.write_all_at(bounce.bytes(), run[0].0)
+        let written = if pieces.len() > 1 { self.rings.write(&self.file, pieces) } else { None };
+        let written = written.unwrap_or_else(|| vec![false; pieces.len()]);
+        let mut rest = pieces.iter().zip(written).filter(|(_, written)| !written);
+        rest.try_for_each(|((offset, data), _)| self.file.write_all_at(data, *offset))
     }
 }
 
-/// The logical sector where the host tells it, else what suits every device.
-fn unit(file: &File) -> usize {
-    let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).map_or(0, |told| told.stx_dio_offset_align);
-    if told.is_power_of_two() { (told as usize).min(ALIGNMENT) } else { ALIGNMENT }
+/// Bytes of a run.
+fn length(run: &[Piece<'_>]) -> usize {
+    run.iter().map(|(_, data)| data.len()).sum()
+}
+
+/// What offsets and lengths, and what addresses are multiples of: as the host tells, else what suits every device.
+fn alignments(file: &File) -> (usize, usize) {
+    let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok();
+    let told = told.map_or((0, 0), |told| (told.stx_dio_offset_align, told.stx_dio_mem_align));
+    let usable = |told: u32| if told.is_power_of_two() { (told as usize).min(ALIGNMENT) } else { ALIGNMENT };
+    (usable(told.0), usable(told.1))
 }

@@ -2,6 +2,7 @@
 
 use super::direct::Direct;
 use super::lock as locks;
+use super::share::{can_share, share};
 use super::transfer::{read_full, runs, write_run};
 use super::{FileId, LockMode, Storage};
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub struct FileStorage {
     direct: Option<Direct>,
     held: Mutex<Option<LockMode>>,
     device: bool,
+    /// Its file system can share extents.
+    shares: bool,
     read_only: bool,
     id: FileId,
 }
@@ -49,10 +52,12 @@ impl FileStorage {
         metadata: &Metadata,
         read_only: bool,
     ) -> FileStorage {
+        let shares = can_share(&file);
         FileStorage {
             name,
             path,
             file,
+            shares,
             direct: direct.map(Direct::new),
             held: Mutex::new(None),
             device: metadata.file_type().is_block_device(),
@@ -137,11 +142,20 @@ impl Storage for FileStorage {
         result.map_err(|error| self.failed("write", offset, error))
     }
 
+    fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        let first = pieces.first().map_or(0, |piece| piece.0);
+        let result = match &self.direct {
+            None => pieces.iter_mut().try_for_each(|(offset, buffer)| read_full(&self.file, buffer, *offset)),
+            Some(direct) => direct.read_batch(&self.file, pieces),
+        };
+        result.map_err(|error| self.failed("read", first, error))
+    }
+
     /// Pieces that follow each other become one request.
     fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
         let result = match &self.direct {
             None => runs(pieces).try_for_each(|run| write_run(&self.file, run)),
-            Some(direct) => direct.write_runs(&self.file, &runs(pieces).collect::<Vec<_>>()),
+            Some(direct) => direct.write_runs(&self.file, runs(pieces)),
         };
         result.map_err(|error| self.failed("write", pieces.first().map_or(0, |piece| piece.0), error))
     }
@@ -210,6 +224,17 @@ impl Storage for FileStorage {
             return Err(locks::locked(&self.name, "another file has taken its place since it was opened"));
         }
         Ok(())
+    }
+
+    fn share(&self, offset: u64, source: &dyn Storage, range: Range<u64>) -> Result<bool> {
+        let Some(source) = source.as_file().filter(|_| self.shares) else { return Ok(false) };
+        // The kernel may copy after all, and then through the cache.
+        let _alone = self.direct.as_ref().map(Direct::alone);
+        share(&self.file, offset, source, range).map_err(|error| self.failed("share", offset, error))
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        Some(&self.file)
     }
 
     fn id(&self) -> Option<FileId> {

@@ -16,6 +16,10 @@ mod options;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
 mod readonly;
+#[cfg(target_os = "linux")]
+mod ring;
+#[cfg(target_os = "linux")]
+mod share;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 #[cfg(target_os = "linux")]
@@ -61,9 +65,24 @@ pub trait Storage: Send + Sync + Debug {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
     /// Writes all of `data`, lengthening the file if need be.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
-    /// Writes several pieces, in any order.
+    /// Fills several buffers, each from its offset, in any order and as many at once as the host takes.
+    fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        pieces.iter_mut().try_for_each(|(offset, buffer)| self.read_at(buffer, *offset))
+    }
+    /// Writes several pieces, each at its offset, in any order and as many at once as the host takes.
     fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
         pieces.iter().try_for_each(|(offset, data)| self.write_at(data, *offset))
+    }
+    /// Makes what starts at `offset` the same as `range` of `source` by sharing the host's extents: no byte is moved,
+    /// and a later write to either file leaves the other alone. False: the host does not share here, and nothing
+    /// that counts has changed.
+    fn share(&self, offset: u64, source: &dyn Storage, range: Range<u64>) -> Result<bool> {
+        let _ = (offset, source, range);
+        Ok(false)
+    }
+    /// The host's file, for [`share`](Self::share).
+    fn as_file(&self) -> Option<&std::fs::File> {
+        None
     }
     /// One barrier (fdatasync): what was written, punched, zeroed or set in length before it is durable after it.
     fn sync(&self) -> Result<()>;

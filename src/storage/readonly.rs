@@ -27,8 +27,20 @@ impl<S: Storage> Storage for ReadOnly<S> {
         self.0.read_at(buffer, offset)
     }
 
+    fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
+        self.0.read_batch(pieces)
+    }
+
     fn write_at(&self, _data: &[u8], _offset: u64) -> Result<()> {
         self.refuse()
+    }
+
+    fn share(&self, _offset: u64, _source: &dyn Storage, _range: Range<u64>) -> Result<bool> {
+        self.refuse().map(|()| false)
+    }
+
+    fn as_file(&self) -> Option<&std::fs::File> {
+        self.0.as_file()
     }
 
     /// Passed on: what others wrote becomes durable, which is no change.

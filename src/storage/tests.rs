@@ -13,18 +13,21 @@ enum Op {
     Zero(u64, u64),
     Size(u64),
     Read(u64, usize),
+    /// The pieces of a batch.
+    ReadBatch(u64, usize, u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let unit = prop_oneof![Just(4096u64), Just(512), Just(1)];
     let at =
         unit.prop_flat_map(|unit| (0..65536 / unit, 0..20000 / unit).prop_map(move |(at, n)| (at * unit, n * unit)));
-    (0..6u8, at, 1..=255u8).prop_map(|(kind, (at, length), fill)| match kind {
+    (0..7u8, at, 1..=255u8).prop_map(|(kind, (at, length), fill)| match kind {
         0 => Op::Write(at, length as usize, fill),
         1 => Op::Punch(at, length),
         2 => Op::Zero(at, length),
         3 => Op::Size(at),
         4 => Op::Batch(at, length as usize, fill),
+        5 => Op::ReadBatch(at, length as usize, fill),
         _ => Op::Read(at, length as usize),
     })
 }
@@ -53,6 +56,11 @@ fn apply(storage: &dyn Storage, op: &Op) -> Vec<u8> {
             storage.read_at(&mut bytes, at).unwrap();
             return bytes;
         }
+        Op::ReadBatch(at, length, fill) => {
+            let mut pieces = pieces(at, length, fill);
+            storage.read_batch(&mut pieces.each_mut().map(|(at, data)| (*at, &mut data[..]))).unwrap();
+            return pieces.map(|(_, data)| data).concat();
+        }
     }
     Vec::new()
 }
@@ -62,6 +70,12 @@ fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
         bytes.resize(bytes.len().max(at as usize + data.len()), 0);
         bytes[at as usize..][..data.len()].copy_from_slice(data);
     }
+}
+
+fn seen(bytes: &[u8], at: u64, length: usize) -> Vec<u8> {
+    let mut seen = bytes.get(at as usize..).unwrap_or_default().to_vec();
+    seen.resize(length, 0);
+    seen
 }
 
 fn model(bytes: &mut Vec<u8>, op: &Op) -> Vec<u8> {
@@ -75,10 +89,9 @@ fn model(bytes: &mut Vec<u8>, op: &Op) -> Vec<u8> {
             bytes.get_mut(at as usize..end).into_iter().for_each(|range| range.fill(0));
         }
         Op::Size(size) => bytes.resize(size as usize, 0),
-        Op::Read(at, length) => {
-            let mut seen = bytes.get(at as usize..).unwrap_or_default().to_vec();
-            seen.resize(length, 0);
-            return seen;
+        Op::Read(at, length) => return seen(bytes, at, length),
+        Op::ReadBatch(at, length, fill) => {
+            return pieces(at, length, fill).map(|(at, data)| seen(bytes, at, data.len())).concat();
         }
     }
     Vec::new()

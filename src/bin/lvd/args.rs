@@ -302,7 +302,7 @@ pub struct Bench {
     /// Requests in all.
     #[arg(short, long, value_name = "N", default_value_t = 75_000)]
     pub count: u64,
-    /// Requests under way at the same time (one thread each).
+    /// Requests under way at the same time.
     #[arg(short, long, value_name = "N", default_value_t = 64)]
     pub depth: usize,
     /// Write instead of reading.

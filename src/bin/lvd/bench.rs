@@ -1,16 +1,19 @@
-//! `bench`: the requests of `qemu-img bench`, in the same order, from as many threads as requests may be under way.
+//! `bench`: the requests of `qemu-img bench`, in the same order, in batches of as many as may be under way.
 
 use crate::args::Bench;
 use crate::open::Disk;
 use crate::{output, signals};
-use lvd::{BlockDevice, Error, Result};
+use lvd::{BlockDevice, Error, Request, Result};
 use serde_json::json;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// More threads than this only queue.
-const MOST_THREADS: usize = 256;
+/// More requests than this only queue.
+const MOST_DEPTH: usize = 256;
+/// What direct I/O asks of addresses at most.
+const ALIGNMENT: usize = 4096;
 /// Most bytes under way at the same time.
 const MOST_BYTES: u64 = 1 << 30;
 
@@ -37,8 +40,8 @@ fn measure(arguments: &Bench, disk: &Disk) -> Result<f64> {
     if length == 0 || length > size {
         return Err(Error::Invalid(format!("requests of {length} bytes do not fit a disk of {size}")));
     }
-    if arguments.depth == 0 || arguments.depth > MOST_THREADS {
-        return Err(Error::Invalid(format!("the depth is from 1 to {MOST_THREADS}")));
+    if arguments.depth == 0 || arguments.depth > MOST_DEPTH {
+        return Err(Error::Invalid(format!("the depth is from 1 to {MOST_DEPTH}")));
     }
     if length.saturating_mul(arguments.depth as u64) > MOST_BYTES {
         return Err(Error::Invalid(format!("requests under way at the same time have at most {MOST_BYTES} bytes")));
@@ -55,13 +58,20 @@ fn measure(arguments: &Bench, disk: &Disk) -> Result<f64> {
         Requests { arguments, device: disk.chain(), size, next: AtomicU64::new(0), failure: Mutex::new(None) };
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..arguments.depth {
-            scope.spawn(|| requests.serve());
+        for depth in lanes(arguments.depth) {
+            let requests = &requests;
+            scope.spawn(move || requests.serve(depth));
         }
     });
     let seconds = begun.elapsed().as_secs_f64();
     let failure = requests.failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     failure.map_or(Ok(seconds), Err)
+}
+
+/// How many requests each thread has under way, `depth` in all: one thread for each processor.
+fn lanes(depth: usize) -> impl Iterator<Item = usize> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(depth);
+    (0..threads).map(move |thread| (depth + thread) / threads)
 }
 
 /// What the threads take their work from.
@@ -74,15 +84,19 @@ struct Requests<'a> {
 }
 
 impl Requests<'_> {
-    /// Sends one request after the other until there are no more, or one failed.
-    fn serve(&self) {
-        let mut buffer = vec![self.arguments.pattern; self.arguments.buffer_size as usize];
+    /// Sends one batch after the other until there are no more requests, or one failed.
+    fn serve(&self, depth: usize) {
+        let length = self.arguments.buffer_size as usize;
+        // Memory that direct I/O takes as it is.
+        let mut memory = vec![self.arguments.pattern; length * depth + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let buffers = &mut memory[start..][..length * depth];
         loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.arguments.count {
+            let claimed = self.claim(depth as u64);
+            if claimed.is_empty() {
                 return;
             }
-            if let Err(error) = self.send(number, &mut buffer) {
+            if let Err(error) = self.send(claimed, buffers) {
                 self.next.store(self.arguments.count, Ordering::Relaxed);
                 let mut failure = self.failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 failure.get_or_insert(error);
@@ -91,17 +105,35 @@ impl Requests<'_> {
         }
     }
 
-    fn send(&self, number: u64, buffer: &mut [u8]) -> Result<()> {
+    /// The next requests, at most `most`, up to the next flush.
+    fn claim(&self, most: u64) -> Range<u64> {
+        let end = |first: u64| {
+            let flush = self.flush_interval().map_or(u64::MAX, |every| (first / every + 1).saturating_mul(every));
+            first.saturating_add(most).min(flush).min(self.arguments.count)
+        };
+        let more = |first| (first < self.arguments.count).then(|| end(first));
+        match self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(first) => first..end(first),
+            Err(_) => 0..0,
+        }
+    }
+
+    fn flush_interval(&self) -> Option<u64> {
+        self.arguments.flush_interval.filter(|every| *every > 0)
+    }
+
+    fn send(&self, numbers: Range<u64>, buffers: &mut [u8]) -> Result<()> {
         signals::go_on()?;
-        let offset = self.place(number);
-        if !self.arguments.write {
-            return self.device.read_at(buffer, offset);
-        }
-        self.device.write_at(buffer, offset)?;
-        match self.arguments.flush_interval {
-            Some(every) if every > 0 && (number + 1).is_multiple_of(every) => self.device.flush(),
-            _ => Ok(()),
-        }
+        let flush = self.flush_interval().is_some_and(|every| numbers.end.is_multiple_of(every));
+        let places = numbers.map(|number| self.place(number));
+        let buffers = buffers.chunks_mut(self.arguments.buffer_size as usize);
+        let requests = places.zip(buffers).map(|(offset, buffer)| match self.arguments.write {
+            true => Request::Write { data: buffer, offset },
+            false => Request::Read { buffer, offset },
+        });
+        let mut batch: Vec<Request<'_>> = requests.collect();
+        self.device.submit(&mut batch).into_iter().collect::<Result<()>>()?;
+        if flush { self.device.flush() } else { Ok(()) }
     }
 
     /// Steps through the disk modulo its size, as qemu-img does; a request that would not fit ends with the disk.

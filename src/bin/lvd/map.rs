@@ -17,7 +17,7 @@ pub fn map(arguments: &Map) -> Result<()> {
         return Err(Error::Invalid(format!("offset {start} lies outside the disk of {size}")));
     }
     let end = arguments.max_length.map_or(size, |length| start.saturating_add(length).min(size));
-    let mut table = Table { json: arguments.output.json(), disk: &disk, text: String::new(), rows: 0 };
+    let mut table = Table { json: arguments.output.json(), text: String::new(), rows: 0 };
     table.begin();
     let mut pending: Option<Extent> = None;
     let mut at = start;
@@ -42,22 +42,23 @@ pub fn map(arguments: &Map) -> Result<()> {
 
 /// Whether `next` is more of the same.
 fn continues(last: &Extent, next: &Extent) -> bool {
-    let follows = match (last.file_offset, next.file_offset) {
-        (Some(before), Some(after)) => after.checked_sub(before) == Some(last.range.end - last.range.start),
+    let follows = match (&last.place, &next.place) {
+        (Some(before), Some(after)) => {
+            after.offset.checked_sub(before.offset) == Some(last.range.end - last.range.start)
+        }
         (None, None) => true,
         _ => false,
     };
     follows && (last.kind, last.present, last.depth) == (next.kind, next.present, next.depth)
 }
 
-struct Table<'a> {
+struct Table {
     json: bool,
-    disk: &'a Disk,
     text: String,
     rows: u64,
 }
 
-impl Table<'_> {
+impl Table {
     fn begin(&mut self) {
         self.text += if self.json { "[" } else { "Offset          Length          Mapped to       File\n" };
     }
@@ -69,16 +70,16 @@ impl Table<'_> {
         let _ = if self.json {
             let comma = if self.rows == 0 { "" } else { ",\n" };
             let (present, depth) = (extent.present, extent.depth);
-            let offset = extent.file_offset.map(|offset| format!(", \"offset\": {offset}")).unwrap_or_default();
+            let offset =
+                extent.place.as_ref().map(|place| format!(", \"offset\": {}", place.offset)).unwrap_or_default();
             write!(
                 self.text,
                 "{comma}{{ \"start\": {start}, \"length\": {length}, \"depth\": {depth}, \"present\": {present}, \
                  \"zero\": {}, \"data\": {data}, \"compressed\": false{offset}}}",
                 !data
             )
-        } else if let (true, Some(offset)) = (data, extent.file_offset) {
-            let file = self.disk.chain().layer(extent.depth)?.name();
-            writeln!(self.text, "{start:<#16x}{length:<#16x}{offset:<#16x}{file}")
+        } else if let (true, Some(place)) = (data, &extent.place) {
+            writeln!(self.text, "{start:<#16x}{length:<#16x}{:<#16x}{}", place.offset, place.file.name())
         } else {
             Ok(())
         };

@@ -122,6 +122,18 @@ impl Storage for Fused {
         self.inner.next_data(range)
     }
 
+    /// A host that shares whole pages, and only in every other stretch of 64 KiB. Nobody can tell sharing from copying.
+    fn share(&self, offset: u64, source: &dyn Storage, range: Range<u64>) -> Result<bool> {
+        let pages = [offset, range.start, range.end].iter().all(|at| at.is_multiple_of(4096));
+        if !pages || offset / 65_536 % 2 == 1 || range.end > source.size()? {
+            return Ok(false);
+        }
+        self.fuse.burn(self.name())?;
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        source.read_at(&mut bytes, range.start)?;
+        self.inner.write_at(&bytes, offset).map(|()| true)
+    }
+
     fn lock(&self, mode: LockMode) -> Result<()> {
         self.inner.lock(mode)
     }
