@@ -114,7 +114,10 @@ pub trait BlockDevice: Send + Sync + Debug {
     ///
     /// Requests of one batch that touch the same bytes are under way at the same time: either may be the later one.
     fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {
-        let (mut reads, mut writes): (Vec<(u64, &mut [u8])>, Vec<(u64, &[u8])>) = Default::default();
+        if let [request] = batch {
+            return vec![request.run(self)];
+        }
+        let (mut reads, mut writes) = (Vec::<(u64, &mut [u8])>::new(), Vec::<(u64, &[u8])>::new());
         for request in batch.iter_mut() {
             match request {
                 Request::Read { buffer, offset } => reads.push((*offset, buffer)),
@@ -122,7 +125,8 @@ pub trait BlockDevice: Send + Sync + Debug {
                 Request::WriteZeroes { .. } | Request::Discard { .. } => {}
             }
         }
-        let (read, written) = (self.read_batch(&mut reads).is_ok(), self.write_batch(&writes).is_ok());
+        let read = !reads.is_empty() && self.read_batch(&mut reads).is_ok();
+        let written = !writes.is_empty() && self.write_batch(&writes).is_ok();
         let result = |request: &mut Request<'_>| match request {
             Request::Read { .. } if read => Ok(()),
             Request::Write { .. } if written => Ok(()),

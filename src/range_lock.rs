@@ -4,11 +4,26 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The ranges now held, none overlapping another.
+/// Who holds which range.
 #[derive(Debug, Default)]
 pub(crate) struct RangeLocks {
-    held: Mutex<BTreeMap<u64, u64>>,
+    held: Mutex<Held>,
     released: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Start and end of each range, none overlapping another.
+    ranges: BTreeMap<u64, u64>,
+    /// How many wait: to wake nobody costs a system call too.
+    waiting: usize,
+}
+
+impl Held {
+    /// Only the last range that starts before the end of `range` can reach into it.
+    fn overlaps(&self, range: &Range<u64>) -> bool {
+        self.ranges.range(..range.end).next_back().is_some_and(|(_, &end)| end > range.start)
+    }
 }
 
 /// Held ranges; dropping them lets the next one in.
@@ -29,14 +44,12 @@ impl RangeLocks {
     pub(crate) fn lock_all(&self, ranges: Vec<Range<u64>>) -> RangeGuard<'_> {
         let ranges = merged(ranges);
         let mut held = lock(&self.held);
-        // The held ranges do not overlap: only the last that starts before our end can reach into ours.
-        let taken = |held: &BTreeMap<u64, u64>, range: &Range<u64>| {
-            held.range(..range.end).next_back().is_some_and(|(_, &end)| end > range.start)
-        };
-        while ranges.iter().any(|range| taken(&held, range)) {
+        while ranges.iter().any(|range| held.overlaps(range)) {
+            held.waiting += 1;
             held = wait(&self.released, held);
+            held.waiting -= 1;
         }
-        held.extend(ranges.iter().map(|range| (range.start, range.end)));
+        held.ranges.extend(ranges.iter().map(|range| (range.start, range.end)));
         RangeGuard { locks: self, starts: ranges.into_iter().map(|range| range.start).collect() }
     }
 }
@@ -58,10 +71,11 @@ impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
         let mut held = lock(&self.locks.held);
         for start in &self.starts {
-            held.remove(start);
+            held.ranges.remove(start);
         }
-        drop(held);
-        self.locks.released.notify_all();
+        if held.waiting > 0 {
+            self.locks.released.notify_all();
+        }
     }
 }
 
@@ -98,6 +112,6 @@ mod tests {
         });
         let sum: u64 = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum();
         assert_eq!(sum, 8 * 200 * 4);
-        assert!(lock(&locks.held).is_empty());
+        assert!(lock(&locks.held).ranges.is_empty());
     }
 }

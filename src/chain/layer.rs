@@ -28,6 +28,14 @@ impl Layer {
         }
     }
 
+    /// The same, borrowed.
+    pub fn as_device(&self) -> &dyn BlockDevice {
+        match self {
+            Layer::Lvd(image) => &**image,
+            Layer::Raw(raw) => &**raw,
+        }
+    }
+
     /// The LVD image, if it is one.
     pub fn image(&self) -> Option<&Arc<Image>> {
         match self {

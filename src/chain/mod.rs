@@ -48,8 +48,12 @@ impl Chain {
 
     /// What a guest sees.
     pub fn top(&self) -> Arc<dyn BlockDevice> {
+        self.first().device()
+    }
+
+    fn first(&self) -> &Layer {
         match self.layers.first() {
-            Some(layer) => layer.device(),
+            Some(layer) => layer,
             None => unreachable!("a chain is opened with its top"),
         }
     }
@@ -114,42 +118,42 @@ impl Chain {
 
 impl BlockDevice for Chain {
     fn size(&self) -> u64 {
-        self.top().size()
+        self.first().as_device().size()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.top().read_at(buffer, offset)
+        self.first().as_device().read_at(buffer, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.top().write_at(data, offset)
+        self.first().as_device().write_at(data, offset)
     }
 
     fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> Result<()> {
-        self.top().write_zeroes(range, unmap)
+        self.first().as_device().write_zeroes(range, unmap)
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {
-        self.top().discard(range)
+        self.first().as_device().discard(range)
     }
 
     fn flush(&self) -> Result<()> {
-        self.top().flush()
+        self.first().as_device().flush()
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
-        self.top().extent(offset, end)
+        self.first().as_device().extent(offset, end)
     }
 
     fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
-        self.top().read_batch(pieces)
+        self.first().as_device().read_batch(pieces)
     }
 
     fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
-        self.top().write_batch(pieces)
+        self.first().as_device().write_batch(pieces)
     }
 
     fn share(&self, range: Range<u64>, place: &Place) -> Result<bool> {
-        self.top().share(range, place)
+        self.first().as_device().share(range, place)
     }
 }

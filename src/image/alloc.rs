@@ -7,11 +7,16 @@ use crate::limits::{PAGE_SIZE, SECTOR_SIZE};
 use crate::storage::Storage;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, lock, read, write};
 use crate::violation::Violation;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 /// Readers on different cores meet in different shards.
 const SHARDS: u64 = 16;
+/// Pages that the host is asked to fetch together. Scattered reads of a large disk would else wait for the device twice
+/// each: once for the page, once for the data.
+const GROUP: u64 = 256;
+/// Groups that are remembered as asked for.
+const MOST_GROUPS: usize = 1 << 12;
 
 /// Which blocks an image holds itself.
 ///
@@ -24,6 +29,8 @@ pub(super) struct Allocation {
     unsaved: Mutex<Unsaved>,
     cached: AtomicU64,
     max_pages: u64,
+    /// Groups of pages that the host was asked to fetch.
+    asked_for: Mutex<HashSet<u64>>,
 }
 
 /// Pages with bits that the file does not have yet. They stay in memory, since these maps hold them too.
@@ -55,6 +62,7 @@ impl Allocation {
             unsaved: Mutex::default(),
             cached: AtomicU64::new(0),
             max_pages: (cache_bytes / PAGE_SIZE).max(SHARDS),
+            asked_for: Mutex::default(),
         }
     }
 
@@ -161,6 +169,7 @@ impl Allocation {
         if let Some(page) = pages.get(&index) {
             return Ok(page.clone());
         }
+        self.ask_for_group(index / GROUP);
         let mut bytes = [0; PAGE_SIZE as usize];
         self.file.read_at(&mut bytes, self.section.offset + index * PAGE_SIZE)?;
         let page = Arc::new(Page::decode(&bytes, self.section.id, index));
@@ -170,6 +179,20 @@ impl Allocation {
         pages.insert(index, page.clone());
         self.cached.fetch_add(1, Ordering::Relaxed);
         Ok(page)
+    }
+
+    /// Has the host fetch the pages around the one that is read next, once.
+    fn ask_for_group(&self, group: u64) {
+        let mut asked_for = lock(&self.asked_for);
+        if asked_for.len() >= MOST_GROUPS {
+            asked_for.clear();
+        }
+        if asked_for.insert(group) {
+            drop(asked_for);
+            let start = group * GROUP * PAGE_SIZE;
+            let end = (start + GROUP * PAGE_SIZE).min(self.section.length);
+            self.file.will_need(self.section.offset + start..self.section.offset + end);
+        }
     }
 
     /// Drops half of the pages that nobody holds: neither a request nor the maps of uncommitted pages.

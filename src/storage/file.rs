@@ -7,10 +7,11 @@ use super::transfer::{read_full, runs, write_run};
 use super::{FileId, LockMode, Storage};
 use crate::error::{Error, Result};
 use crate::sync::{Mutex, lock};
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::{File, Metadata};
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -131,6 +132,14 @@ impl Storage for FileStorage {
             Some(direct) => direct.read(&self.file, buffer, offset),
         };
         result.map_err(|error| self.failed("read", offset, error))
+    }
+
+    fn will_need(&self, range: Range<u64>) {
+        if self.direct.is_none() {
+            let length = NonZeroU64::new(range.end.saturating_sub(range.start));
+            // Only a hint.
+            let _ = rustix::fs::fadvise(&self.file, range.start, length, Advice::WillNeed);
+        }
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {

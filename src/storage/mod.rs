@@ -63,6 +63,10 @@ pub trait Storage: Send + Sync + Debug {
     fn size(&self) -> Result<u64>;
     /// Fills `buffer`; what lies past the end of the file reads as zeros.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+    /// Says that `range` will be read soon, and in no order: the host may fetch it in one go.
+    fn will_need(&self, range: Range<u64>) {
+        let _ = range;
+    }
     /// Writes all of `data`, lengthening the file if need be.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
     /// Fills several buffers, each from its offset, in any order and as many at once as the host takes.

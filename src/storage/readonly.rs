@@ -27,6 +27,10 @@ impl<S: Storage> Storage for ReadOnly<S> {
         self.0.read_at(buffer, offset)
     }
 
+    fn will_need(&self, range: Range<u64>) {
+        self.0.will_need(range);
+    }
+
     fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
         self.0.read_batch(pieces)
     }
