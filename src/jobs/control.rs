@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// Most bytes of disk that one step goes through. Large, since holes cost nothing; what is copied goes in smaller pieces.
 const MOST_AT_ONCE: u64 = 16 << 20;
+/// Bytes after whose copying one caller makes them durable while the others go on: the device works from the start, and
+/// not only at the end.
+const CHECKPOINT: u64 = 64 << 20;
 /// How long a caller waits before it looks again at a paused job or at the speed allowed.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -37,6 +40,11 @@ pub trait Work: Send + Sync + Debug {
     /// Goes through one piece. Returns the bytes that were read or written for it (zeros and holes are free).
     fn piece(&self, range: Range<u64>) -> Result<u64>;
 
+    /// Makes durable what was copied so far. Pieces go on meanwhile.
+    fn checkpoint(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the work durable, then what points to it.
     fn finish(&self) -> Result<()>;
 }
@@ -60,6 +68,10 @@ impl<W: Work + ?Sized> Work for Arc<W> {
 
     fn piece(&self, range: Range<u64>) -> Result<u64> {
         (**self).piece(range)
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        (**self).checkpoint()
     }
 
     fn finish(&self) -> Result<()> {
@@ -99,6 +111,8 @@ struct Course {
     in_flight: usize,
     done: u64,
     copied: u64,
+    /// Bytes copied since the last checkpoint began.
+    unsaved: u64,
     failure: Option<String>,
 }
 
@@ -125,7 +139,8 @@ struct Speed {
 impl Job {
     /// A job that has not begun. `host` tells it the time.
     pub fn new(work: impl Work + 'static, host: Arc<dyn Host>) -> Job {
-        let course = Course { phase: Phase::Created, next: 0, in_flight: 0, done: 0, copied: 0, failure: None };
+        let course =
+            Course { phase: Phase::Created, next: 0, in_flight: 0, done: 0, copied: 0, unsaved: 0, failure: None };
         let speed = Speed { limit: 0, debt: 0, at: host.now() };
         Job {
             work: Box::new(work),
@@ -242,7 +257,7 @@ impl Job {
     }
 
     fn piece(&self, range: Range<u64>) -> Result<Progress> {
-        let result = self.work.piece(range.clone());
+        let result = self.work.piece(range.clone()).and_then(|copied| self.checkpoint(copied).map(|()| copied));
         let mut course = lock(&self.course);
         course.in_flight -= 1;
         match &result {
@@ -256,6 +271,18 @@ impl Job {
         self.changed.notify_all();
         self.owe(result?);
         Ok(self.progress())
+    }
+
+    /// Makes durable what was copied, if that is much by now. The caller's piece counts as under way until it is.
+    fn checkpoint(&self, copied: u64) -> Result<()> {
+        let mut course = lock(&self.course);
+        course.unsaved += copied;
+        if course.unsaved < CHECKPOINT {
+            return Ok(());
+        }
+        course.unsaved = 0;
+        drop(course);
+        self.work.checkpoint()
     }
 
     fn alone(&self, then: Phase, body: impl FnOnce(&dyn Work) -> Result<()>) -> Result<Progress> {

@@ -167,6 +167,10 @@ impl Work for Merge {
         Ok(copied)
     }
 
+    fn checkpoint(&self) -> Result<()> {
+        self.base.device().flush()
+    }
+
     fn finish(&self) -> Result<()> {
         self.seal_base()?;
         let visible = self.top.size().min(self.base.size());

@@ -142,6 +142,10 @@ impl Work for Mirror {
         }
     }
 
+    fn checkpoint(&self) -> Result<()> {
+        self.target.device().flush()
+    }
+
     fn finish(&self) -> Result<()> {
         match &self.target {
             Layer::Raw(raw) => {

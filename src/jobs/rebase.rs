@@ -121,6 +121,10 @@ impl Work for Rebase {
         Ok(copied)
     }
 
+    fn checkpoint(&self) -> Result<()> {
+        self.image.flush()
+    }
+
     fn finish(&self) -> Result<()> {
         self.image.relink(Some(self.link.clone()), Some(self.parent.device()))
     }

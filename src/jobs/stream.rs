@@ -125,6 +125,10 @@ impl Work for Stream {
         }
     }
 
+    fn checkpoint(&self) -> Result<()> {
+        self.image.flush()
+    }
+
     fn finish(&self) -> Result<()> {
         let header = self.image.header();
         match &self.base {

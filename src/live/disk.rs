@@ -313,6 +313,10 @@ impl Work for Reshaping {
         self.work.piece(range)
     }
 
+    fn checkpoint(&self) -> Result<()> {
+        self.work.checkpoint()
+    }
+
     fn finish(&self) -> Result<()> {
         self.work.finish()?;
         let mut serving = write(&self.disk.serving);
