@@ -303,15 +303,16 @@ impl Image {
                 continue;
             }
             self.order.begin(Session::Filling, Some(allocation))?;
-            let (next, zeros) = self.fill_piece(&layout, allocation, at..end)?;
+            let (next, moved) = self.fill_piece(&layout, allocation, at..end)?;
             self.relieve(allocation)?;
-            copied += if zeros { 0 } else { next - at };
+            copied += if moved { next - at } else { 0 };
             at = next;
         }
         Ok(copied)
     }
 
-    /// Fills the first piece of `range`, all of it absent a moment ago, and says where the piece ends, and whether it was zeros.
+    /// Fills the first piece of `range`, all of it absent a moment ago, and says where the piece ends, and whether bytes
+    /// were moved for it: zeros, and what the host shares, take none.
     fn fill_piece(&self, layout: &Layout, allocation: &Allocation, range: Range<u64>) -> Result<(u64, bool)> {
         let below = layout.extent_below(range.start, range.end)?;
         let zeros = below.kind == ExtentKind::Zero;
@@ -344,7 +345,7 @@ impl Image {
             }
             at = stop;
         }
-        Ok((piece.end, zeros))
+        Ok((piece.end, !zeros))
     }
 
     /// Fills whole blocks from the start of `range` on, which lies at `place`, by sharing them, as far as the host does.

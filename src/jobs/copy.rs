@@ -18,7 +18,7 @@ pub(crate) enum Zeros {
     LeftOut,
 }
 
-/// Copies `range`. Returns the bytes of data in it.
+/// Copies `range`. Returns the bytes that were read: none of what the host shares, nor of zeros.
 pub(crate) fn copy(source: &dyn BlockDevice, target: &dyn BlockDevice, range: Range<u64>, zeros: Zeros) -> Result<u64> {
     let mut copied = 0;
     let mut buffer = Vec::new();
@@ -29,9 +29,10 @@ pub(crate) fn copy(source: &dyn BlockDevice, target: &dyn BlockDevice, range: Ra
         match extent.kind {
             ExtentKind::Zero => zero(target, at..end, zeros)?,
             ExtentKind::Data => {
-                // What is shared was not read, but counts as copied: it need not be copied any more.
                 let shared = extent.place.as_ref().map_or(Ok(false), |place| target.share(at..end, place))?;
-                copied += if shared { end - at } else { copy_data(source, target, at..end, zeros, &mut buffer)? };
+                if !shared {
+                    copied += copy_data(source, target, at..end, zeros, &mut buffer)?;
+                }
             }
         }
         at = end;
