@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::image::{CreateOptions, Image, OpenOptions};
 use crate::jobs::{Job, Merge, Mirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
-use crate::sync::{Arc, RwLock, read, write};
+use crate::sync::{Arc, AtomicBool, Ordering, RwLock, read, write};
 use std::ops::Range;
 
 /// A disk that a guest uses from any number of threads, and whose layers jobs change meanwhile.
@@ -86,9 +86,10 @@ impl Disk {
     /// `Denied` while another job runs; as [`Stream::new`].
     pub fn stream(self: &Arc<Self>, base: Option<usize>) -> Result<Job> {
         let mut serving = write(&self.serving);
+        serving.check_idle("a stream")?;
         let work = Stream::new(&serving.chain, base)?;
         let gone = 1..base.unwrap_or(serving.chain.layers.len());
-        self.job(&mut serving, Box::new(work), gone)
+        Ok(self.job(&mut serving, Box::new(work), gone))
     }
 
     /// A job that merges layer `top`, which is not the one that the guest writes to, and those between into layer `base`.
@@ -102,14 +103,14 @@ impl Disk {
             return Err(Error::Invalid("the guest writes to layer 0: merging it is a mirror into its base".into()));
         }
         let mut serving = write(&self.serving);
+        serving.check_idle("a merge")?;
         let work = Merge::new(&serving.chain, top, base, false)?;
-        self.job(&mut serving, Box::new(work), top + 1..base)
+        Ok(self.job(&mut serving, Box::new(work), top + 1..base))
     }
 
-    fn job(self: &Arc<Self>, serving: &mut Serving, work: Box<dyn Work>, gone: Range<usize>) -> Result<Job> {
-        serving.check_idle(work.kind())?;
+    fn job(self: &Arc<Self>, serving: &mut Serving, work: Box<dyn Work>, gone: Range<usize>) -> Job {
         serving.job = Some(work.kind());
-        Ok(Job::new(Reshaping { work, disk: self.clone(), gone }, self.host.clone()))
+        Job::new(Reshaping { work, disk: self.clone(), gone, over: AtomicBool::new(false) }, self.host.clone())
     }
 
     /// Copies the disk into `target`, a chain whose top was created with a copy mark or is raw, and keeps it equal.
@@ -118,6 +119,7 @@ impl Disk {
     /// `Denied` while another job runs; as [`Mirror::full`].
     pub fn mirror(&self, target: Chain) -> Result<Arc<LiveMirror>> {
         let mut serving = write(&self.serving);
+        serving.check_idle("a mirror")?;
         let top = target.layer(0)?.clone();
         let work = Mirror::full(serving.chain.top(), top.clone(), false)?;
         serving.attach(LiveMirror::new(work, top.device()), target)
@@ -130,6 +132,7 @@ impl Disk {
     /// `Denied` while another job runs; as [`Merge::new`].
     pub fn merge_active(&self, base: usize) -> Result<Arc<LiveMirror>> {
         let mut serving = write(&self.serving);
+        serving.check_idle("a merge")?;
         let work = Merge::new(&serving.chain, 0, base, false)?;
         let rest: Vec<Layer> = serving.chain.layers[base..].to_vec();
         let target = Chain::from_layers(rest, self.host.clone());
@@ -205,9 +208,11 @@ impl Disk {
     /// Closes all layers. The guest is gone.
     ///
     /// # Errors
-    /// As [`Chain::close`].
+    /// `Denied` while a job runs: it would go on writing; as [`Chain::close`].
     pub fn close(&self) -> Result<()> {
-        write(&self.serving).chain.close()
+        let serving = write(&self.serving);
+        serving.check_idle("closing the disk")?;
+        serving.chain.close()
     }
 
     fn change(&self, change: Change<'_>) -> Result<()> {
@@ -223,7 +228,10 @@ impl Serving {
     fn check_idle(&self, wanted: &str) -> Result<()> {
         let busy = self.job.or(self.mirror.as_ref().map(|mirroring| mirroring.mirror.kind()));
         match busy {
-            Some(job) => Err(Error::Denied(format!("{wanted} has to wait: a {job} job has the layers"))),
+            Some(job) => {
+                let name = self.chain.name();
+                Err(Error::Denied(format!("{wanted} has to wait: a {job} job has the layers of {name}")))
+            }
             None => Ok(()),
         }
     }
@@ -235,7 +243,6 @@ impl Serving {
 
     /// With no request under way: every later change is seen by the mirror, and every earlier one by the copier.
     fn attach(&mut self, mirror: LiveMirror, target: Chain) -> Result<Arc<LiveMirror>> {
-        self.check_idle(mirror.kind())?;
         mirror.prepare()?;
         let mirror = Arc::new(mirror);
         self.mirror = Some(Mirroring { mirror: mirror.clone(), target: Arc::new(target) });
@@ -290,6 +297,8 @@ struct Reshaping {
     disk: Arc<Disk>,
     /// The layers that go.
     gone: Range<usize>,
+    /// The layers are no longer this job's.
+    over: AtomicBool,
 }
 
 impl Work for Reshaping {
@@ -323,12 +332,17 @@ impl Work for Reshaping {
         let mut layers = serving.chain.layers.clone();
         layers.drain(self.gone.clone());
         serving.chain = Arc::new(Chain::from_layers(layers, self.disk.host.clone()));
+        serving.job = None;
+        self.over.store(true, Ordering::Release);
         Ok(())
     }
 }
 
 impl Drop for Reshaping {
     fn drop(&mut self) {
-        write(&self.disk.serving).job = None;
+        // Another job may have the layers since this one was over.
+        if !self.over.load(Ordering::Acquire) {
+            write(&self.disk.serving).job = None;
+        }
     }
 }
