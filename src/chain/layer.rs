@@ -118,14 +118,14 @@ impl Layer {
         }
     }
 
-    /// Lets others read the file, which is written no more.
+    /// Changes how the file is held against others.
     ///
     /// # Errors
-    /// The host's.
-    pub(crate) fn demote(&self) -> Result<()> {
+    /// [`Error::Locked`], with the lock as it was; or the host's.
+    pub(crate) fn lock(&self, mode: LockMode) -> Result<()> {
         match self {
-            Layer::Lvd(image) => image.storage().lock(LockMode::Shared),
-            Layer::Raw(raw) => raw.storage().lock(LockMode::Shared),
+            Layer::Lvd(image) => image.storage().lock(mode),
+            Layer::Raw(raw) => raw.storage().lock(mode),
         }
     }
 

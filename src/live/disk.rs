@@ -8,7 +8,7 @@ use crate::image::{CreateOptions, Image, OpenOptions};
 use crate::jobs::{Job, Merge, Mirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
 use crate::sync::{Arc, AtomicBool, Ordering, RwLock, read, write};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// A disk that a guest uses from any number of threads, and whose layers jobs change meanwhile.
 ///
@@ -74,7 +74,7 @@ impl Disk {
         let options = OpenOptions { write: true, ..OpenOptions::default() };
         let image = Image::open(storage, self.host.clone(), &options)?;
         image.set_below(Some(old.device()));
-        old.demote()?;
+        old.lock(LockMode::Shared)?;
         let layers = std::iter::once(Layer::Lvd(Arc::new(image))).chain(serving.chain.layers.iter().cloned());
         serving.chain = Arc::new(Chain::from_layers(layers.collect(), self.host.clone()));
         Ok(())
@@ -89,15 +89,17 @@ impl Disk {
         serving.check_idle("a stream")?;
         let work = Stream::new(&serving.chain, base)?;
         let gone = 1..base.unwrap_or(serving.chain.layers.len());
-        Ok(self.job(&mut serving, Box::new(work), gone))
+        // What is written is the top alone, which the guest goes on writing to.
+        Ok(self.job(&mut serving, Box::new(work), gone, 0..0))
     }
 
     /// A job that merges layer `top`, which is not the one that the guest writes to, and those between into layer `base`.
-    /// The layers below `top` down to `base` must be open for writing.
+    /// The layers below `top` down to `base` must be open for writing. They are locked against others (CHN-11) until the
+    /// merge is finished; those of one that is not are locked until the disk is closed: their marks keep others out anyway.
     ///
     /// # Errors
-    /// `Invalid` for the top of the disk (see [`merge_active`](Self::merge_active)), `Denied` while another job runs; as
-    /// [`Merge::new`].
+    /// `Invalid` for the top of the disk (see [`merge_active`](Self::merge_active)), `Denied` while another job runs,
+    /// `Locked` if somebody else reads one of the layers; as [`Merge::new`].
     pub fn merge(self: &Arc<Self>, top: usize, base: usize) -> Result<Job> {
         if top == 0 {
             return Err(Error::Invalid("the guest writes to layer 0: merging it is a mirror into its base".into()));
@@ -105,12 +107,20 @@ impl Disk {
         let mut serving = write(&self.serving);
         serving.check_idle("a merge")?;
         let work = Merge::new(&serving.chain, top, base, false)?;
-        Ok(self.job(&mut serving, Box::new(work), top + 1..base))
+        serving.claim(top..=base)?;
+        Ok(self.job(&mut serving, Box::new(work), top + 1..base, top..top + 2))
     }
 
-    fn job(self: &Arc<Self>, serving: &mut Serving, work: Box<dyn Work>, gone: Range<usize>) -> Job {
+    fn job(
+        self: &Arc<Self>,
+        serving: &mut Serving,
+        work: Box<dyn Work>,
+        gone: Range<usize>,
+        written: Range<usize>,
+    ) -> Job {
         serving.job = Some(work.kind());
-        Job::new(Reshaping { work, disk: self.clone(), gone, over: AtomicBool::new(false) }, self.host.clone())
+        let over = AtomicBool::new(false);
+        Job::new(Reshaping { work, disk: self.clone(), gone, written, over }, self.host.clone())
     }
 
     /// Copies the disk into `target`, a chain whose top was created with a copy mark or is raw, and keeps it equal.
@@ -126,16 +136,20 @@ impl Disk {
     }
 
     /// Merges the layer that the guest writes to, and those between, into layer `base`, and keeps that equal; a pivot
-    /// then makes `base` the guest's disk. All layers down to `base` must be open for writing.
+    /// then makes `base` the guest's disk. All layers down to `base` must be open for writing. They are locked as for
+    /// [`merge`](Self::merge).
     ///
     /// # Errors
-    /// `Denied` while another job runs; as [`Merge::new`].
+    /// `Denied` while another job runs; `Invalid` if `base` is longer than the disk, which would grow by the pivot;
+    /// `Locked`; as [`Merge::new`].
     pub fn merge_active(&self, base: usize) -> Result<Arc<LiveMirror>> {
         let mut serving = write(&self.serving);
         serving.check_idle("a merge")?;
         let work = Merge::new(&serving.chain, 0, base, false)?;
         let rest: Vec<Layer> = serving.chain.layers[base..].to_vec();
         let target = Chain::from_layers(rest, self.host.clone());
+        serving.check_size(&target)?;
+        serving.claim(0..=base)?;
         let device = target.top();
         serving.attach(LiveMirror::new(work, device), target)
     }
@@ -241,6 +255,36 @@ impl Serving {
         if attached { Ok(()) } else { Err(not_attached()) }
     }
 
+    /// Keeps others out of layers that are about to change, or gives back what it got.
+    fn claim(&self, layers: RangeInclusive<usize>) -> Result<()> {
+        let first = *layers.start();
+        for index in layers {
+            if let Err(error) = self.chain.layer(index)?.lock(LockMode::Exclusive) {
+                let _ = self.free(first.max(1)..index);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets others read layers again that are written no more.
+    fn free(&self, layers: Range<usize>) -> Result<()> {
+        self.chain.layers[layers].iter().rev().try_for_each(|layer| {
+            // First: a header is never written beside readers.
+            layer.close()?;
+            layer.lock(LockMode::Shared)
+        })
+    }
+
+    /// A pivot to `target` must leave the guest a disk of the same size.
+    fn check_size(&self, target: &Chain) -> Result<()> {
+        let (name, found, size) = (target.name(), target.size(), self.chain.size());
+        if found <= size {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("{name}: it has {found} bytes, more than the {size} of the disk, which would grow")))
+    }
+
     /// With no request under way: every later change is seen by the mirror, and every earlier one by the copier.
     fn attach(&mut self, mirror: LiveMirror, target: Chain) -> Result<Arc<LiveMirror>> {
         mirror.prepare()?;
@@ -297,6 +341,8 @@ struct Reshaping {
     disk: Arc<Disk>,
     /// The layers that go.
     gone: Range<usize>,
+    /// The layers, by their numbers afterwards, that were written and are so no more.
+    written: Range<usize>,
     /// The layers are no longer this job's.
     over: AtomicBool,
 }
@@ -334,7 +380,7 @@ impl Work for Reshaping {
         serving.chain = Arc::new(Chain::from_layers(layers, self.disk.host.clone()));
         serving.job = None;
         self.over.store(true, Ordering::Release);
-        Ok(())
+        serving.free(self.written.clone())
     }
 }
 
