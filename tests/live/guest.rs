@@ -4,7 +4,7 @@ use super::{bytes, content, same};
 use crate::common::Random;
 use lvd::{BlockDevice, Result};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A guest that has the disk to itself.
 pub struct Guest<'a> {
@@ -129,6 +129,8 @@ impl Mortal {
 }
 
 const SECTOR: u64 = 512;
+/// Requests that each guest makes, however short the story.
+const LEAST: u64 = 30;
 
 /// Guests on several threads. Each owns every so-manyth sector, so that they meet in one block and nobody overwrites
 /// what another has to find.
@@ -170,9 +172,12 @@ impl Guests<'_> {
 
     /// One of the guests: its own sectors of what it returns are what it wrote.
     fn writer(&self, number: u64, before: &[u8], stop: &AtomicBool) -> Vec<u8> {
-        let (mut model, mut random) = (before.to_vec(), Random::new(number));
+        static SEEDS: AtomicU64 = AtomicU64::new(0);
+        let (mut model, mut random) = (before.to_vec(), Random::new(SEEDS.fetch_add(1, Ordering::Relaxed)));
         let own = self.size.div_ceil(SECTOR) / self.count;
-        while !stop.load(Ordering::Relaxed) {
+        let mut requests = 0;
+        while requests < LEAST || !stop.load(Ordering::Relaxed) {
+            requests += 1;
             let at = (random.below(own) * self.count + number) * SECTOR;
             let range = at..(at + SECTOR).min(self.size);
             let part = &mut model[range.start as usize..range.end as usize];
