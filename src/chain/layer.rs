@@ -3,9 +3,9 @@
 use crate::chain::RawDevice;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::{Identity, Parent, ParentFormat, State};
+use crate::format::{Identity, Kind, Parent, ParentFormat, State};
 use crate::image::Image;
-use crate::storage::LockMode;
+use crate::storage::{LockMode, Storage};
 use crate::switch::{Step, skipped};
 use crate::sync::Arc;
 use crate::violation::Violation;
@@ -84,7 +84,8 @@ impl Layer {
     /// A parent link to this layer as it is now, showing `visible_length` bytes of it, found by `hint`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if that is more than it has; [`Error::Refused`] if its epoch is open: a link may name only
+    /// [`Error::Invalid`] if that is more than it has, or if it is a volume beside a sidecar, which no link can name;
+    /// [`Error::Refused`] if its epoch is open: a link may name only
     /// content that stays as it is. The host's, since what a link names is durable.
     pub fn link(&self, visible_length: u64, hint: String) -> Result<Parent> {
         if visible_length > self.size() {
@@ -98,6 +99,9 @@ impl Layer {
             return Ok(Parent { identity: None, format: ParentFormat::Raw, visible_length, hint });
         };
         let header = image.header();
+        if header.kind == Kind::Sidecar {
+            return Err(Error::Invalid(format!("{}: a volume with its sidecar cannot be a parent", self.name())));
+        }
         if header.state == State::Writing && !skipped(Step::SealBase) {
             let why = "it was not closed, so what it holds has no name yet; open it for writing once and close it";
             return Err(Error::refused(self.name(), why, Violation::ParentMatches));
@@ -118,14 +122,27 @@ impl Layer {
         }
     }
 
-    /// Changes how the file is held against others.
+    /// Changes how its files are held against others.
     ///
     /// # Errors
-    /// [`Error::Locked`], with the lock as it was; or the host's.
+    /// [`Error::Locked`], or the host's.
     pub(crate) fn lock(&self, mode: LockMode) -> Result<()> {
+        self.files().iter().try_for_each(|file| file.lock(mode))
+    }
+
+    /// Whether `storage` is one of its files.
+    pub(crate) fn is_in(&self, storage: &dyn Storage) -> bool {
+        storage.id().is_some_and(|id| self.files().iter().any(|file| file.id() == Some(id)))
+    }
+
+    /// The file, or the sidecar and its volume.
+    pub(crate) fn files(&self) -> Vec<Arc<dyn Storage>> {
         match self {
-            Layer::Lvd(image) => image.storage().lock(mode),
-            Layer::Raw(raw) => raw.storage().lock(mode),
+            Layer::Lvd(image) => {
+                let (file, data) = (image.storage().clone(), image.data_location().0);
+                if Arc::ptr_eq(&file, &data) { vec![file] } else { vec![file, data] }
+            }
+            Layer::Raw(raw) => vec![raw.storage().clone()],
         }
     }
 

@@ -60,10 +60,12 @@ impl Disk {
     /// was the top holds this instant's content under a sealed epoch. `hint` is how the overlay finds it.
     ///
     /// # Errors
-    /// `Denied` while a job runs; what sealing and creating meet. The guest then goes on with the old top.
+    /// `Denied` while a job runs, or if `storage` is a file of this disk; what sealing and creating meet. The guest then goes
+    /// on with the old top.
     pub fn snapshot(&self, storage: Arc<dyn Storage>, hint: String, granularity_shift: u8) -> Result<()> {
         let mut serving = write(&self.serving);
         serving.check_idle("a snapshot")?;
+        serving.check_strange(&*storage)?;
         let old = serving.chain.layer(0)?.clone();
         storage.lock(LockMode::Exclusive)?;
         // Durable and sealed before anything names it; the new file durable before the guest writes to it.
@@ -126,10 +128,12 @@ impl Disk {
     /// Copies the disk into `target`, a chain whose top was created with a copy mark or is raw, and keeps it equal.
     ///
     /// # Errors
-    /// `Denied` while another job runs; as [`Mirror::full`].
+    /// `Denied` while another job runs, or if the target is a layer of this disk; `Invalid` if it is longer than the disk,
+    /// which would grow by a pivot; as [`Mirror::full`].
     pub fn mirror(&self, target: Chain) -> Result<Arc<LiveMirror>> {
         let mut serving = write(&self.serving);
         serving.check_idle("a mirror")?;
+        serving.check_target(&target)?;
         let top = target.layer(0)?.clone();
         let work = Mirror::full(serving.chain.top(), top.clone(), false)?;
         serving.attach(LiveMirror::new(work, top.device()), target)
@@ -253,6 +257,29 @@ impl Serving {
     fn check_attached(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
         let attached = self.mirror.as_ref().is_some_and(|mirroring| Arc::ptr_eq(&mirroring.mirror, mirror));
         if attached { Ok(()) } else { Err(not_attached()) }
+    }
+
+    /// What is to be overwritten must not be a file of this disk.
+    fn check_strange(&self, storage: &dyn Storage) -> Result<()> {
+        match self.chain.layers.iter().position(|layer| layer.is_in(storage)) {
+            None => Ok(()),
+            Some(index) => Err(Error::Denied(format!("{}: it is layer {index} of this disk", storage.name()))),
+        }
+    }
+
+    /// A mirror's target shares no file with the disk but parents, and can get the disk's size.
+    fn check_target(&self, target: &Chain) -> Result<()> {
+        let top = target.layer(0)?;
+        top.files().iter().try_for_each(|file| self.check_strange(&**file))?;
+        let below = |file: &Arc<dyn Storage>| target.layers.iter().any(|layer| layer.is_in(&**file));
+        if self.chain.layer(0)?.files().iter().any(below) {
+            return Err(Error::Denied(format!("{}: it lies on the disk itself", target.name())));
+        }
+        // A raw file is cut.
+        match top {
+            Layer::Raw(raw) if raw.storage().zeros_when_new() => Ok(()),
+            _ => self.check_size(target),
+        }
     }
 
     /// Keeps others out of layers that are about to change, or gives back what it got.
