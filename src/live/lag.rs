@@ -20,6 +20,8 @@ pub(super) struct Lag {
     in_flight: usize,
     /// Where the search for relapsed granules goes on, so that none waits for ever.
     next: usize,
+    /// It is the turn of the relapsed ones.
+    turn: bool,
 }
 
 impl Lag {
@@ -32,6 +34,7 @@ impl Lag {
             relapsed: 0,
             in_flight: 0,
             next: 0,
+            turn: false,
         }
     }
 
@@ -66,9 +69,11 @@ impl Lag {
 
     /// Takes the next granules to copy, at most `most` in a row: they count as in flight until [`landed`](Self::landed).
     ///
-    /// With `relapsed_first` the lag comes before the rest of the first pass.
+    /// With `relapsed_first` the lag comes before the rest of the first pass, every other time: a guest that is faster
+    /// than the copier adds to the lag for ever, and the first pass ends nevertheless.
     pub(super) fn take(&mut self, most: usize, relapsed_first: bool) -> Option<Range<usize>> {
-        let start = match relapsed_first && self.relapsed > 0 {
+        self.turn = relapsed_first && !self.turn;
+        let start = match self.turn && self.relapsed > 0 {
             true => self.find_relapsed()?,
             false => self.find_first_pass().or_else(|| self.find_relapsed())?,
         };
@@ -110,6 +115,11 @@ impl Lag {
     /// Granules that were taken and have not landed.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// All granules were copied once.
+    pub(super) fn first_pass_over(&self) -> bool {
+        self.first_pass == self.behind.len()
     }
 
     /// Granules behind the first pass that are to be copied again.

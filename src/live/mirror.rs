@@ -84,7 +84,7 @@ pub struct LiveMirror {
     /// Held by whoever makes granules equal: the copier, and writes that go through.
     granules: RangeLocks,
     pace: Mutex<Pace>,
-    /// The copier waits for nothing but the rest of the lag: let none be added.
+    /// A pivot waits for nothing but the rest of the lag: let none be added.
     catching_up: AtomicBool,
     ready: AtomicBool,
     copied: AtomicU64,
@@ -176,16 +176,9 @@ impl LiveMirror {
 
     /// Nothing is left to take. Ready is said once all was equal and then made durable.
     fn settle(&self) -> Result<MirrorProgress> {
-        if !self.ready.load(Ordering::Acquire) {
-            // From here on writes go through until nothing is behind, which therefore comes.
-            if *lock(&self.pace) != Pace::Background {
-                self.catching_up.store(true, Ordering::Release);
-            }
-            if lock(&self.lag).none() {
-                self.target.flush()?;
-                self.ready.store(true, Ordering::Release);
-                self.catching_up.store(false, Ordering::Release);
-            }
+        if !self.ready.load(Ordering::Acquire) && lock(&self.lag).none() {
+            self.target.flush()?;
+            self.ready.store(true, Ordering::Release);
         }
         Ok(self.progress())
     }
@@ -272,6 +265,10 @@ impl LiveMirror {
             return true;
         }
         let lag = lock(&self.lag);
+        if lag.first_pass_over() && !self.ready.load(Ordering::Acquire) {
+            // From here on nothing is added until nothing is behind, which therefore comes.
+            return true;
+        }
         let added = lag.would_add(granules.clone());
         added > 0 && (lag.relapsed() + added) as u64 * self.granule > bound
     }
