@@ -92,10 +92,29 @@ impl Files {
         self.create(name, CreateOptions { virtual_size: size, ..CreateOptions::default() })
     }
 
+    /// A copy of a file of other files, under the same name.
+    pub fn take(&self, file: &Staged) {
+        let copy = Arc::new(file.copy(self.fuse.clone()));
+        assert!(self.files.lock().unwrap().insert(file.name().into(), copy).is_none());
+    }
+
     /// A new image that is to become a copy, opened for that.
     pub fn target(&self, name: &str, size: u64) -> Chain {
         self.create(name, CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() });
         self.open_marked(name)
+    }
+
+    /// The same, on a parent.
+    pub fn target_on(&self, name: &str, parent: &str, size: u64, granularity_shift: u8) -> Chain {
+        let parent = Some(self.link(parent, size));
+        let options = CreateOptions { virtual_size: size, granularity_shift, parent, ..CreateOptions::default() };
+        self.create(name, CreateOptions { copy_mark: true, ..options });
+        self.open_marked(name)
+    }
+
+    fn link(&self, parent: &str, size: u64) -> Parent {
+        let below = self.read(parent).unwrap();
+        below.layers[0].link(size.min(below.size()), parent.into()).unwrap()
     }
 
     /// A new overlay of `size` bytes on all of `parent`, or on as much as its size.
@@ -104,8 +123,7 @@ impl Files {
     }
 
     pub fn overlay_in_blocks(&self, name: &str, parent: &str, size: u64, granularity_shift: u8) -> Arc<Staged> {
-        let below = self.read(parent).unwrap();
-        let parent = Some(below.layers[0].link(size.min(below.size()), parent.into()).unwrap());
+        let parent = Some(self.link(parent, size));
         self.create(name, CreateOptions { virtual_size: size, granularity_shift, parent, ..CreateOptions::default() })
     }
 

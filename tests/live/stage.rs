@@ -65,6 +65,8 @@ struct Cue {
     kind: Kind,
     range: Range<u64>,
     act: Act,
+    /// So many of them go on first.
+    skip: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,12 +97,17 @@ impl Staged {
 
     /// Holds the next request of `kind` that touches `range` of the guest's disk.
     pub fn hold(&self, kind: Kind, range: Range<u64>) -> Held<'_> {
-        self.cue(kind, range, Act::Hold)
+        self.hold_after(kind, range, 0)
+    }
+
+    /// As [`hold`](Self::hold), once `skip` others have gone on.
+    pub fn hold_after(&self, kind: Kind, range: Range<u64>, skip: usize) -> Held<'_> {
+        self.cue(kind, range, Act::Hold, skip)
     }
 
     /// Fails every request of `kind` that touches `range` of the guest's disk, until what is returned is dropped.
     pub fn fail(&self, kind: Kind, range: Range<u64>) -> Held<'_> {
-        self.cue(kind, range, Act::Fail)
+        self.cue(kind, range, Act::Fail, 0)
     }
 
     /// How often a request of `kind` has touched `range` of the guest's disk.
@@ -109,12 +116,12 @@ impl Staged {
         self.stage().seen.iter().filter(|(k, r)| *k == kind && meets(r, &range)).count()
     }
 
-    fn cue(&self, kind: Kind, range: Range<u64>, act: Act) -> Held<'_> {
+    fn cue(&self, kind: Kind, range: Range<u64>, act: Act, skip: usize) -> Held<'_> {
         let range = if kind == Kind::Sync { EVERYWHERE } else { self.place(range) };
         let mut stage = self.stage();
         let number = stage.next;
         stage.next += 1;
-        stage.cues.push(Cue { number, kind, range, act });
+        stage.cues.push(Cue { number, kind, range, act, skip });
         Held { file: self, number }
     }
 
@@ -137,6 +144,10 @@ impl Staged {
         else {
             return Ok(());
         };
+        if cue.skip > 0 {
+            cue.skip -= 1;
+            return Ok(());
+        }
         if cue.act == Act::Fail {
             return Err(Error::io(self.name(), "cannot reach it", io::Error::other("the line is dead")));
         }
