@@ -5,8 +5,8 @@
 //! | story | where it is told |
 //! |---|---|
 //! | 30, a full mirror and the pivot | `the_target_is_the_source_at_the_swap_and_the_source_is_left_alone`; `live::tests::mirrors_converge_under_every_pace_and_the_guest_moves` |
-//! | 31, giving up, and ending without a pivot | `a_mirror_is_abandoned_or_split_at_any_time` |
-//! | 32, hand-over | `a_request_under_way_at_the_start_reaches_the_target` |
+//! | 31, giving up, and ending without a pivot | `a_mirror_is_abandoned_or_split_at_any_time`, `an_abandoned_target_is_written_no_more` |
+//! | 32, hand-over | `a_request_under_way_at_the_start_reaches_the_target`, `a_request_that_lands_behind_the_copier_is_copied_again`, `a_request_that_overtakes_the_copier_is_copied_again` |
 //! | 33, no race at the end | `no_write_is_lost_at_the_pivot`, `a_write_at_each_barrier_of_the_pivot_is_on_one_side_alone`; every order of two threads: `live::` under a concurrency checker |
 //! | 34, write-through stays equal | `a_write_through_mirror_stays_equal` |
 //! | 35, a part of a granule that is behind | `the_copier_brings_what_a_part_write_leaves_out` |
@@ -16,7 +16,7 @@
 //! | 39, small zeros | `zeros_smaller_than_a_granule_are_mirrored` |
 //! | 40, targets | `targets_of_another_size_are_refused`, `old_bytes_of_the_target_do_not_survive`; the top alone: at rest, `jobs::tests::jobs::mirror_copies_everything_or_the_top` |
 //! | 41, odd lengths | `disks_of_odd_lengths_are_mirrored` |
-//! | 42, a resize, a pivot that fails | `while_a_mirror_runs_nothing_else_touches_the_layers`, `a_target_that_fails_costs_the_guest_nothing` |
+//! | 42, a resize, a pivot that fails | `while_a_mirror_runs_nothing_else_touches_the_layers`, `a_target_that_fails_costs_the_guest_nothing`, `a_mirror_whose_barrier_fails_is_never_ready` |
 //! | 43, a mirror onto itself | `a_disk_is_not_mirrored_onto_itself` |
 //! | 44, the guest's bitmaps | not yet: there are no dirty bitmaps |
 //! | 45, several disks at once | not yet: there are no groups |
@@ -151,6 +151,29 @@ fn a_mirror_is_abandoned_or_split_at_any_time() {
     same(&files.view("target.lvd").unwrap(), &before, "the copy");
 }
 
+/// Story 31. Found: a target that is written by a copier that nobody waited for, after it was given back.
+#[test]
+fn an_abandoned_target_is_written_no_more() {
+    let (files, disk) = scene(MIB);
+    let mirror = mirror(&files, &disk, Pace::default());
+    let target = files.file("target.lvd");
+    let held = target.hold(Kind::Write, 0..MIB);
+    std::thread::scope(|scope| {
+        let copier = scope.spawn(|| mirror.step(MIB));
+        held.reached();
+        let abandoned = scope.spawn(|| disk.abandon(&mirror).map(drop));
+        a_moment(&abandoned);
+        assert!(!abandoned.is_finished(), "the copier is still at it");
+        held.release();
+        abandoned.join().unwrap().unwrap();
+        let writes = target.count(Kind::Write, 0..MIB);
+        let _ = copier.join().unwrap();
+        disk.write_at(&[1; 512], 0).unwrap();
+        assert!(mirror.step(MIB).is_err());
+        assert_eq!(target.count(Kind::Write, 0..MIB), writes);
+    });
+}
+
 /// What a guest does to a range, and how the file is asked for it.
 type Change = (&'static str, Kind, fn(&mut Guest<'_>, Range<u64>));
 
@@ -189,6 +212,60 @@ fn a_request_under_way_at_the_start_reaches_the_target() {
             guest.check_all();
             disk.close().unwrap();
             same(&files.view("target.lvd").unwrap(), &guest.model, what);
+        }
+    }
+}
+
+/// The same, of a mirror that has long begun: the copier passes a place while a request for it is under way. Found: a
+/// change that is marked before it is made, and so is marked no more when it comes.
+#[test]
+fn a_request_that_lands_behind_the_copier_is_copied_again() {
+    for (what, kind, change) in CHANGES {
+        for pace in PACES {
+            let (files, disk) = scene(MIB);
+            let mirror = mirror(&files, &disk, pace);
+            let mut guest = Guest::new(&*disk);
+            let source = files.file("source.lvd");
+            let held = source.hold(kind, 0..BLOCK);
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| change(&mut guest, 0..BLOCK));
+                held.reached();
+                let copier = scope.spawn(|| until_ready(&mirror));
+                a_moment(&copier);
+                held.release();
+                writer.join().unwrap();
+                copier.join().unwrap();
+            });
+            let target = disk.split(&mirror).unwrap();
+            same(&content(&*target), &guest.model, &format!("{what}, {pace:?}"));
+        }
+    }
+}
+
+/// The other way round: the guest changes a place that the copier has read and not yet written. Found: a mark that goes
+/// when the copy lands, though it is younger than what was read.
+#[test]
+fn a_request_that_overtakes_the_copier_is_copied_again() {
+    for (what, kind, change) in CHANGES {
+        for pace in PACES {
+            let (files, disk) = scene(MIB);
+            let mut guest = Guest::new(&*disk);
+            guest.write(0..MIB, 1);
+            let mirror = mirror(&files, &disk, pace);
+            let target = files.file("target.lvd");
+            let held = target.hold(Kind::Write, 0..BLOCK);
+            std::thread::scope(|scope| {
+                let copier = scope.spawn(|| mirror.step(GRANULE).unwrap());
+                held.reached();
+                let writer = scope.spawn(|| change(&mut guest, 0..BLOCK));
+                a_moment(&writer);
+                held.release();
+                copier.join().unwrap();
+                writer.join().unwrap();
+            });
+            until_ready(&mirror);
+            let target = disk.split(&mirror).unwrap();
+            same(&content(&*target), &guest.model, &format!("{what} ({kind:?}), {pace:?}"));
         }
     }
 }
@@ -648,6 +725,26 @@ fn a_target_that_fails_costs_the_guest_nothing() {
         disk.close().unwrap();
         same(&files.view("target.lvd").unwrap(), &guest.model, &format!("{pace:?}"));
     }
+}
+
+/// READY says that the target is equal *and* durable. Found: a mirror that is ready though its barrier failed.
+#[test]
+fn a_mirror_whose_barrier_fails_is_never_ready() {
+    let (files, disk) = scene(MIB);
+    let mirror = mirror(&files, &disk, Pace::default());
+    while mirror.progress().behind > 0 {
+        mirror.step(MIB).unwrap();
+    }
+    let target = files.file("target.lvd");
+    let dead = target.fail(Kind::Sync, 0..0);
+    assert!(mirror.step(MIB).is_err() && !mirror.progress().ready);
+    // A barrier that failed is not tried into success: the target takes nothing more.
+    dead.release();
+    assert!(mirror.step(MIB).is_err() && !mirror.progress().ready);
+    denied(disk.pivot(&mirror), &["not ready"]);
+    disk.write_at(&[9; 512], 0).unwrap();
+    drop(disk.abandon(&mirror).unwrap());
+    disk.close().unwrap();
 }
 
 /// Story 43. Found: a disk that is overwritten with itself; a parent that is overwritten under its children.
