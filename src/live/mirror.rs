@@ -88,6 +88,8 @@ pub struct LiveMirror {
     catching_up: AtomicBool,
     ready: AtomicBool,
     copied: AtomicU64,
+    /// Bytes written to the target since a barrier on it was begun.
+    unsaved: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -108,6 +110,7 @@ impl LiveMirror {
             catching_up: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             copied: AtomicU64::new(0),
+            unsaved: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         }
     }
@@ -157,6 +160,11 @@ impl LiveMirror {
         };
         let Some(taken) = taken else { return self.settle() };
         self.copy(taken)?;
+        if self.unsaved.load(Ordering::Relaxed) >= BOUND {
+            // So that a pivot, during which the guest waits, finds little that is not durable yet.
+            self.unsaved.store(0, Ordering::Relaxed);
+            self.target.flush()?;
+        }
         Ok(self.progress())
     }
 
@@ -170,7 +178,9 @@ impl LiveMirror {
         };
         lock(&self.lag).landed(taken, result.is_ok());
         self.landed.notify_all();
-        self.copied.fetch_add(result?, Ordering::Relaxed);
+        let copied = result?;
+        self.copied.fetch_add(copied, Ordering::Relaxed);
+        self.unsaved.fetch_add(copied, Ordering::Relaxed);
         Ok(())
     }
 
@@ -277,6 +287,7 @@ impl LiveMirror {
     fn pass_on(&self, change: &Change<'_>, granules: &Range<usize>) -> Result<()> {
         let (bytes, whole) = (self.bytes(granules), change.range());
         let part = bytes.start.max(whole.start)..bytes.end.min(whole.end);
+        self.unsaved.fetch_add(part.end - part.start, Ordering::Relaxed);
         match *change {
             Change::Write(data, offset) => {
                 self.target.write_at(&data[(part.start - offset) as usize..(part.end - offset) as usize], part.start)
