@@ -193,6 +193,55 @@ fn used(code: &str) -> Vec<&str> {
     names
 }
 
+/// The table of answers in `spec/format.md`: for each word of the vectors, the rules that are answered so. The word of the
+/// row "all others" stands with no rule.
+fn answers() -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/format.md")).unwrap();
+    let table = text.split("### Answers").nth(1).expect("the table of answers");
+    let rows = table.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|')).skip(2);
+    let mut answers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        for word in cells[3].split('`').skip(1).step_by(2) {
+            answers.insert(word.to_owned(), ids(cells[2]).into_iter().map(str::to_owned).collect());
+        }
+    }
+    assert!(answers.len() == 5 && answers["invalid"].is_empty(), "{answers:?}");
+    answers
+}
+
+/// The vectors answer each rule as the table says. Two rules have two answers, as the text below the table says.
+#[test]
+fn vectors_answer_as_the_specification_does() {
+    let answers = answers();
+    let listed = |rule: &str| answers.values().any(|rules| rules.iter().any(|listed| listed == rule));
+    let mut seen = BTreeSet::new();
+    for (path, text) in files("testdata/vectors", "json") {
+        let vector: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for case in vector["cases"].as_array().unwrap() {
+            let word = case["result"].as_str().unwrap();
+            for rule in case["broken"].as_array().into_iter().flatten().map(|rule| rule.as_str().unwrap()) {
+                let twice = [("REC-07", "invalid"), ("CHN-05", "invalid")].contains(&(rule, word));
+                let right = match word {
+                    "invalid" => twice || !listed(rule),
+                    word => answers[word].iter().any(|listed| listed == rule),
+                };
+                assert!(right, "{}: {word} for {rule}", path.display());
+                seen.insert((word.to_owned(), rule.to_owned()));
+            }
+        }
+    }
+    let shown = |word: &str, rule: &String| seen.contains(&(word.to_owned(), rule.clone()));
+    // No vector can make the host fail.
+    for (word, rule) in answers.iter().flat_map(|(word, rules)| rules.iter().map(move |rule| (word, rule))) {
+        let elsewhere = ["CHN-08"].contains(&rule.as_str()) || word == "valid";
+        assert!(elsewhere || shown(word, rule), "no vector shows {word} for {rule}");
+    }
+    for twice in ["REC-07", "CHN-05"] {
+        assert!(shown("invalid", &twice.to_owned()), "no vector shows the other answer to {twice}");
+    }
+}
+
 #[test]
 fn layers_use_only_those_before_them() {
     let layer = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));

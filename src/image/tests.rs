@@ -247,3 +247,78 @@ fn threads_that_share_blocks_lose_nothing() {
         assert!(mine || before, "sector {index}");
     }
 }
+
+/// A device that cannot read some of its sectors.
+#[derive(Debug)]
+struct Failing {
+    inner: MemoryStorage,
+    unreadable: std::sync::Mutex<Range<u64>>,
+}
+
+impl Storage for Failing {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn size(&self) -> Result<u64> {
+        self.inner.size()
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let bad = self.unreadable.lock().unwrap().clone();
+        if offset < bad.end && bad.start < offset + buffer.len() as u64 {
+            return Err(Error::io(self.name(), "cannot read", std::io::Error::from_raw_os_error(5)));
+        }
+        self.inner.read_at(buffer, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.inner.write_at(data, offset)
+    }
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+    fn sync_directory(&self) -> Result<()> {
+        Ok(())
+    }
+    fn set_size(&self, size: u64) -> Result<()> {
+        self.inner.set_size(size)
+    }
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        self.inner.punch(range)
+    }
+    fn write_zeroes(&self, range: Range<u64>) -> Result<()> {
+        self.inner.write_zeroes(range)
+    }
+    fn lock(&self, _mode: crate::storage::LockMode) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// HDR-22, PAG-08: what the device fails to read is not taken for torn, nor for zeros, nor for the parent's.
+#[test]
+fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
+    let size = 2 * crate::format::BITS_PER_PAGE * 4096;
+    let file = Arc::new(Failing { inner: MemoryStorage::new("image"), unreadable: std::sync::Mutex::new(0..0) });
+    let options = CreateOptions { virtual_size: size, allocation: true, ..Default::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let open = || Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() });
+    let image = open().unwrap();
+    image.write_at(&[7; 4096], 0).unwrap();
+    image.write_at(&[8; 4096], size - 4096).unwrap();
+    image.close().unwrap();
+    let fail = |range: Range<u64>| *file.unreadable.lock().unwrap() = range;
+    for slot in [0, crate::limits::SLOT_SIZE] {
+        fail(slot + 4096..slot + 4608);
+        assert!(matches!(open(), Err(Error::Io { .. })), "slot at {slot}");
+    }
+    fail(0..0);
+    let image = open().unwrap();
+    let section = image.header().allocation().unwrap().offset;
+    fail(section..section + 4096);
+    let mut bytes = [0; 4096];
+    assert!(matches!(image.read_at(&mut bytes, 0), Err(Error::Io { .. })));
+    assert!(matches!(image.write_at(&bytes, 4096), Err(Error::Io { .. })));
+    image.read_at(&mut bytes, size - 4096).unwrap();
+    assert_eq!(bytes, [8; 4096]);
+    fail(0..0);
+    image.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+}

@@ -119,7 +119,7 @@ class File:
             raise
 
     def _lock(self):
-        """Take the shared lock on QEMU's bytes (CHN-12), then one on the whole file (CHN-13)."""
+        """Take the shared lock on QEMU's bytes (CHN-12); one that the host cannot give is a failure (CHN-17)."""
         def lock(command, kind, byte):
             flock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
             return struct.unpack("hhqqi4x", fcntl.fcntl(self.fd, command, flock))[0]
@@ -129,12 +129,10 @@ class File:
                 lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, byte)
             if any(lock(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, byte) != fcntl.F_UNLCK for byte in (200, 101, 103)):
                 raise BlockingIOError(errno.EAGAIN, "held by another program")
-            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 raise Refusal("CHN-11", f"{self.path} is open elsewhere for writing") from error
-            if error.errno not in (errno.ENOLCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise                                   # those four: the host has no such locks
+            raise
 
     def read(self, offset, length, pad=False):
         """Return `length` bytes. Where the file ends, zeros follow with `pad`, and without it that is an error."""
