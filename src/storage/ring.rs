@@ -144,3 +144,40 @@ impl Drop for Batch<'_> {
         self.wait_for_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: usize = 512;
+
+    /// More pieces than the ring takes at once, some of them past the end of the file, on a host that has rings or none.
+    #[test]
+    fn what_was_done_whole_is_told_from_what_was_not() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let (file, rings) = (path.as_file(), Rings::default());
+        let content: Vec<Vec<u8>> = (0..5 * DEPTH as usize).map(|number| vec![number as u8; PIECE]).collect();
+        let place = |number: usize| (number * PIECE) as u64;
+        let pieces: Vec<(u64, &[u8])> = content.iter().enumerate().map(|(n, data)| (place(n), &data[..])).collect();
+        let Some(written) = rings.write(file, &pieces) else { return };
+        assert_eq!(written, vec![true; pieces.len()]);
+        // The last two begin before the end and end behind it, or begin behind it.
+        let mut buffers = vec![vec![0; PIECE]; content.len() + 2];
+        let offset = |number: usize| if number == content.len() { place(number) - 100 } else { place(number) };
+        let mut pieces: Vec<(u64, &mut [u8])> =
+            buffers.iter_mut().enumerate().map(|(number, buffer)| (offset(number), &mut buffer[..])).collect();
+        let read = rings.read(file, &mut pieces).unwrap();
+        assert_eq!(read, [vec![true; content.len()], vec![false; 2]].concat());
+        assert_eq!(buffers[..content.len()], content);
+        assert_eq!(lock(&rings.idle).len(), 1);
+    }
+
+    #[test]
+    fn what_the_file_does_not_take_was_not_done() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let (file, rings) = (File::open(path.path()).unwrap(), Rings::default());
+        let Some(written) = rings.write(&file, &[(0, &[1; PIECE]), (512, &[2; PIECE])]) else { return };
+        assert_eq!(written, [false; 2]);
+        assert_eq!(path.as_file().metadata().unwrap().len(), 0);
+    }
+}
