@@ -80,7 +80,7 @@ fn the_guest_moves_to_the_base_or_stays_where_it_was() {
         let disk = files.serve("top.lvd", 1);
         (files, disk)
     };
-    let busy = |disk: &Disk| Guests { disk, count: 2, size: SIZE }.during(|| std::thread::yield_now());
+    let busy = |disk: &Disk| Guests { disk, count: 2, size: SIZE }.during(std::thread::yield_now);
 
     let (files, disk) = make();
     let mirror = disk.merge_active(1).unwrap();
@@ -373,7 +373,7 @@ fn what_is_merged_into_is_held_alone_and_free_again_afterwards() {
     let host = || Arc::new(OsHost::default());
     let file = |name: &str, write: bool, create: Create| {
         let options = FileOptions { write, create, ..FileOptions::default() };
-        Arc::new(FileStorage::open(&place.path(name), &options).unwrap())
+        Arc::new(FileStorage::open(place.path(name), &options).unwrap())
     };
     let open = |name: &str, write: bool| {
         let policy = ParentsInDirectories::new(place.root(), [place.root()]);
