@@ -10,6 +10,7 @@ use crate::jobs::copy::{Zeros, copy};
 use crate::limits::PAGE_SIZE;
 use crate::switch::{Step, skipped};
 use crate::sync::Arc;
+use crate::violation::Violation;
 use std::ops::Range;
 
 /// Copies a disk. An LVD target carries a copy mark until all of it is durable; a raw one cannot say what it is.
@@ -48,7 +49,8 @@ impl Mirror {
     /// Copies what the top of `source` holds into `target`, an LVD image on the same parent.
     ///
     /// # Errors
-    /// As [`full`](Self::full), and [`Error::Invalid`] if the two do not lie on the same parent.
+    /// As [`full`](Self::full), [`Error::Invalid`] if the two do not lie on the same parent, [`Error::Refused`] if that is
+    /// being merged into.
     pub fn top(source: &Chain, target: &Chain) -> Result<Mirror> {
         let (from, to) = (source.image(0)?.clone(), target.image(0)?.clone());
         let (one, other) = (from.header().parent.clone(), to.header().parent.clone());
@@ -57,7 +59,13 @@ impl Mirror {
             (Some(one), Some(other)) if same(one, other) => {}
             _ => return Err(Error::Invalid(format!("{}: it does not lie on the source's parent", target.name()))),
         }
-        let below = target.layer(1)?.device();
+        let parent = target.layer(1)?;
+        if parent.image().is_some_and(|image| image.header().merge_mark.is_some()) {
+            // CHN-16: the copy is not the child that the mark names.
+            let why = "it is being merged into: finish that merge first";
+            return Err(Error::refused(parent.name(), why, Violation::Marked));
+        }
+        let below = parent.device();
         let shallow = Some(Shallow { from, to: to.clone(), below });
         Mirror { source: source.top(), shallow, target: Layer::Lvd(to), zeros: Zeros::Written }.checked()
     }

@@ -181,6 +181,17 @@ impl Explorer {
         std::mem::take(&mut lock(&explorer.tally).report)
     }
 
+    /// A branch of `scenario` in which nothing is explored: what happens there is what its owner lets happen.
+    pub(super) fn lone_branch(scenario: &'static Scenario) -> Arc<Branch> {
+        let explorer = Explorer { scenario, limits: Limits::SEARCH, tally: Mutex::default(), replay: None };
+        Arc::new(explorer).branch("alone", Vec::new())
+    }
+
+    /// What broke a law so far.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        lock(&self.tally).report.findings.clone()
+    }
+
     fn run_all(self: &Arc<Explorer>, first: &World) {
         let (operations, syncs) = self.run_with(first, Fault::None);
         let spread = |n: u64| {
@@ -229,7 +240,7 @@ impl Explorer {
     }
 
     /// What follows a crash or a death, from the state that `world` is in.
-    fn go_on(self: &Arc<Explorer>, world: &mut World, durable: bool) {
+    pub(super) fn go_on(self: &Arc<Explorer>, world: &mut World, durable: bool) {
         let views = lock(&world.branch.views).clone();
         let seen = judge(&world.disk, &views, &mut lock(&self.tally).epochs);
         match seen {

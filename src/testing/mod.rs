@@ -9,6 +9,7 @@
 //! | [`model`] | what each sector of a disk may hold |
 //! | [`laws`] | what holds in every state |
 //! | [`hostile`] | files made to be opened |
+//! | [`fuzz`] | lives of disks made up by a fuzzer |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
 
@@ -17,6 +18,7 @@
 pub mod choices;
 pub mod crash;
 pub mod file;
+pub mod fuzz;
 pub mod host;
 pub mod hostile;
 pub mod laws;

@@ -363,6 +363,10 @@ impl Model {
             let before = cell.versions[cell.versions.len() - 2].clone();
             if found == before && found != *cell.current() {
                 cell.push(before);
+                if cell.doubt > 0 {
+                    // Nothing was written: what a failed barrier left in doubt still is.
+                    cell.doubt = cell.newest() + 1;
+                }
             } else if found != *cell.current() {
                 return Ok(Err(Breach::new('O', format!("discarded sector {number} reads as {found:?}"))));
             }

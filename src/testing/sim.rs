@@ -251,6 +251,12 @@ impl SimDisk {
         self.inner().events.push(Event { file: "".into(), what, range });
     }
 
+    /// What happened to `other` before happened to this disk too.
+    pub fn remember(&self, other: &SimDisk) {
+        let before = other.events();
+        self.inner().events.splice(0..0, before);
+    }
+
     /// What happened so far.
     pub fn events(&self) -> Vec<Event> {
         self.inner().events.clone()
@@ -301,6 +307,12 @@ impl Drop for SimStorage {
 enum Reach {
     Whole,
     Half,
+}
+
+/// Where an operation that gets half way stops: between two sectors, since none is written in part.
+fn half(range: &Range<u64>) -> u64 {
+    let middle = range.start + (range.end - range.start) / 2;
+    (middle / SECTOR_SIZE * SECTOR_SIZE).max(range.start)
 }
 
 impl SimStorage {
@@ -399,8 +411,8 @@ impl Storage for SimStorage {
             return Err(Error::NoSpace { file: self.name.clone() });
         }
         self.change("write", offset..end, |file, number, reach| {
-            let length = if reach == Reach::Whole { data.len() } else { data.len() / 2 / 512 * 512 };
-            file.write(&data[..length], offset, number);
+            let length = if reach == Reach::Whole { data.len() as u64 } else { half(&(offset..end)) - offset };
+            file.write(&data[..length as usize], offset, number);
         })
     }
 
@@ -426,8 +438,7 @@ impl Storage for SimStorage {
 
     fn punch(&self, range: Range<u64>) -> Result<()> {
         self.change("punch", range.clone(), |file, number, reach| {
-            let half = range.start + (range.end - range.start) / 2 / 512 * 512;
-            file.zero(range.start..if reach == Reach::Whole { range.end } else { half }, number);
+            file.zero(range.start..if reach == Reach::Whole { range.end } else { half(&range) }, number);
         })
     }
 

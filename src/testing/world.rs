@@ -1,11 +1,11 @@
 //! What a scenario is written in: a guest whose requests the models follow.
 
-use super::crash::Branch;
+use super::crash::{Branch, Explorer, Finding, Scenario};
 use super::host::SimHost;
 use super::laws::{Open, View};
 use super::model::{Breach, Model};
 use super::sector::Sector;
-use super::sim::SimDisk;
+use super::sim::{Fault, SimDisk};
 use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::limits::SECTOR_SIZE;
@@ -35,6 +35,39 @@ impl World {
         })));
         let written = Arc::new(AtomicU64::new(branch.first_number()));
         World { disk, host, branch, written }
+    }
+
+    /// A world in which nothing is explored: it goes the one way that its owner leads it.
+    pub fn alone(scenario: &'static Scenario) -> World {
+        World::new(SimDisk::new(), Explorer::lone_branch(scenario))
+    }
+
+    /// Power is lost, and `choose` says of each unit in flight which of so many choices comes true. What is left is held
+    /// against the laws, and is the world from now on.
+    pub fn lose_power(&mut self, mut choose: impl FnMut(u8) -> u8) {
+        let pending = self.disk.pending();
+        let choices: Vec<u8> = pending.choices().iter().map(|of| choose(*of) % of).collect();
+        let disk = SimDisk::after(&pending.apply(&choices));
+        disk.remember(&self.disk);
+        disk.note("power is lost", 0..0);
+        self.disk = disk;
+        Arc::clone(&self.branch.explorer).go_on(self, true);
+    }
+
+    /// The process dies of `fault`. What the next one finds is held against the laws.
+    pub fn die(&mut self, fault: Fault) {
+        self.disk.arm(Fault::None);
+        if matches!(fault, Fault::FailSync(_)) {
+            lock(&self.branch.views).iter_mut().for_each(|view| view.model.doubt());
+        }
+        self.disk.note("the process dies", 0..0);
+        self.disk.kill();
+        Arc::clone(&self.branch.explorer).go_on(self, false);
+    }
+
+    /// What broke a law so far.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.branch.explorer.findings()
     }
 
     /// A disk that may be opened from now on. With `required` it must open.

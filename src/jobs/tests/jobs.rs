@@ -83,6 +83,28 @@ pub(super) fn merged_view(scene: &Scene, top: usize, base: usize) -> Vec<u8> {
     merged
 }
 
+/// A merge stops half way, and somebody copies the top alone: the copy would be another child of the marked base, which
+/// nobody could open. It was made all the same once.
+#[test]
+fn the_top_of_an_unfinished_merge_is_not_copied_alone() {
+    let mut random = Random::new(3);
+    let mut scene = Scene::new(&mut random, 2);
+    while scene.names.iter().any(|name| name.ends_with(".raw")) {
+        scene = Scene::new(&mut random, 2);
+    }
+    let chain = scene.files.open(scene.top(), 1).unwrap();
+    Job::new(Merge::new(&chain, 0, 1, false).unwrap(), host()).step(1).unwrap();
+    drop(chain);
+    let source = scene.files.open(scene.top(), 0).unwrap();
+    let parent = source.image(0).unwrap().header().parent.clone();
+    let options = CreateOptions { virtual_size: source.size(), parent, copy_mark: true, ..Default::default() };
+    Image::create(&*scene.files.add("copy.lvd"), &*host(), &options).unwrap();
+    let options = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
+    let target = scene.files.open_with("copy.lvd", &options, &Fuse::new(u64::MAX)).unwrap();
+    let refused = Mirror::top(&source, &target).unwrap_err();
+    assert_eq!(refused.violation(), Some(crate::Violation::Marked), "{refused}");
+}
+
 /// The vector of a short layer in the middle, as QEMU's commit had it wrong once: the base holds `A-A-AAAA`, the
 /// middle, four blocks long, `BB-B`, the top `C--C--C-`.
 #[test]

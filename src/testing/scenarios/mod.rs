@@ -11,6 +11,9 @@ mod merging;
 mod resizing;
 
 use super::crash::Scenario;
+use super::world::World;
+use crate::chain::Chain;
+use crate::error::Result;
 
 /// All of them.
 pub const ALL: &[&Scenario] = &[
@@ -43,3 +46,16 @@ pub const ALL: &[&Scenario] = &[
     &merging::MERGE_INTO_RAW,
     &merging::MERGE_AND_EMPTY,
 ];
+
+/// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`.
+pub const LIFE: Scenario = Scenario { name: "a life", setup: guest::overlay, body: |_| Ok(()), recover: |_| Ok(()) };
+
+/// Opens the disk of [`LIFE`] for writing.
+pub fn open_top(world: &World) -> Result<Chain> {
+    world.open("top.lvd")
+}
+
+/// Tells the simulator where the data of a disk lies whose size has changed.
+pub fn resized(world: &World, disk: &Chain) {
+    files::note_payload(&world.disk, disk);
+}

@@ -1,0 +1,8 @@
+//! An overlay whose process dies and whose machine loses power. `src/testing/fuzz/life.rs` says what an input describes.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let findings = lvd::testing::fuzz::Life::of(input).live();
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+});

@@ -1,0 +1,55 @@
+//! What the fuzz targets do, from fixed seeds.
+
+use lvd::switch::{Step, without_step};
+use lvd::testing::choices::Random;
+use lvd::testing::fuzz::{Life, Story};
+
+fn input(seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let length = 100 + random.below(900);
+    (0..length).map(|_| random.below(256) as u8).collect()
+}
+
+#[test]
+fn chains_at_work_agree_with_naive_disks() {
+    for seed in 0..600 {
+        let story = Story::of(&input(seed)).expect("long enough");
+        if std::panic::catch_unwind(|| story.tell()).is_err() {
+            panic!("seed {seed}: {story:?}");
+        }
+    }
+}
+
+/// The first seed below `end` whose life breaks a law, and how. A panic counts.
+fn first_broken(end: u64) -> Option<(u64, String)> {
+    (0..end).find_map(|seed| {
+        let lived = std::panic::catch_unwind(|| Life::of(&input(seed)).live());
+        let findings = lived.unwrap_or_else(|_| vec!["a panic".into()]);
+        findings.first().map(|finding| (seed, finding.clone()))
+    })
+}
+
+#[test]
+fn no_life_breaks_a_law() {
+    let broken = first_broken(1500);
+    assert!(broken.is_none(), "seed {}: {}", broken.clone().unwrap_or_default().0, broken.unwrap_or_default().1);
+}
+
+/// The target is no stronger than what it finds: ordering steps that are left out, each in some life.
+#[test]
+fn lives_find_what_is_left_out() {
+    for step in [
+        Step::DataBarrier,
+        Step::BitsBarrier,
+        Step::FlushPresent,
+        Step::FillBlock,
+        Step::ZerosWritten,
+        Step::SessionSync,
+        Step::EpochAtStart,
+        Step::ZeroGrown,
+        Step::AllPresent,
+        Step::FlushBeforeRelink,
+    ] {
+        assert!(without_step(step, || first_broken(4000)).is_some(), "nothing breaks without {step}");
+    }
+}
