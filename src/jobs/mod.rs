@@ -6,8 +6,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `control` | [`Job`]: steps, progress, pause, resume, cancel |
-//! | `throttle` | speed, and yielding to a guest |
+//! | `control` | [`Job`]: steps, progress, pause, resume, cancel, speed |
 //! | `copy` | copying a range, zeros as zeros |
 //! | `stream` | [`Stream`]: what layers below hold, into the top |
 //! | `merge` | [`Merge`] (commit): what upper layers hold, into one below |
@@ -24,7 +23,6 @@ mod rebase;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod throttle;
 
 pub use compare::{Compare, compare};
 pub use control::{Job, Progress, Work, drive};
@@ -32,4 +30,3 @@ pub use merge::Merge;
 pub use mirror::Mirror;
 pub use rebase::{Rebase, rebase_unsafe};
 pub use stream::Stream;
-pub(crate) use throttle::Throttle;
