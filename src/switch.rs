@@ -1,6 +1,7 @@
-//! The ordering steps of `spec/ordering.md`, and the switches that skip one for a test.
+//! The ordering steps of `spec/ordering.md`, mistakes that others have made, and the switches that skip a step or make a
+//! mistake for a test.
 //!
-//! Without the feature `testing` nothing is ever skipped and the switches compile to nothing.
+//! Without the feature `testing` nothing is ever skipped, no mistake is made, and the switches compile to nothing.
 
 use crate::error::Error;
 use crate::violation::Violation;
@@ -60,6 +61,47 @@ steps! {
     ZerosPastShort "ORD-83" "what a short layer hides is written as zeros into the base"
     MarkBetween "ORD-84" "layers between the ends of a merge carry a mark before the base changes"
     CopyMark "ORD-90" "a copy carries its mark until all of it is durable"
+    CountsBeforePivot "ORD-97" "the target counts, durably, before the guest is moved to it"
+}
+
+macro_rules! mistakes {
+    ($($name:ident $text:literal)*) => {
+        /// A mistake in the handling of requests that are under way at once. Each is proven to be found by making it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Mistake { $(#[doc = $text] $name),* }
+
+        impl Mistake {
+            /// Every mistake.
+            pub const ALL: &[Mistake] = &[$(Mistake::$name),*];
+
+            /// It in one clause.
+            pub fn what(self) -> &'static str {
+                match self { $(Mistake::$name => $text),* }
+            }
+        }
+    };
+}
+
+mistakes! {
+    MarkBeforeWrite "a granule is marked before the source is written, and is copied and called equal in between"
+    FailedWriteUnmarked "a write that failed marks nothing, though part of it was written"
+    ClearAfterCopy "marks are taken away after the copy, with those that were set while it ran"
+    FailedCopyForgotten "granules whose copy failed count as equal"
+    TrackedLate "requests that begin before a mirror's first copy, and end during it, are not marked"
+    PartClearsWhole "a granule that is behind counts as equal once a part of it was written to both disks"
+    ShortZeroForgotten "zeros that cover no whole granule are not mirrored"
+    TargetErrorForgotten "a write that the target did not take leaves its granules equal"
+    CopierHoldsNothing "the copier does not hold what it copies against writes to both disks"
+    ClaimedCountsAsEqual "what a write to both disks is about to make equal counts as equal before it is"
+    ReadyBeforeFlush "ready is said before the target is durable"
+    PivotBesideRequests "a pivot does not wait for requests that are under way on the source"
+    UnannouncedWrites "writes under way do not count when another one asks whether the lag has room"
+    CopyAfterEnd "a pivot that is under way goes on copying after the mirror was given up"
+    NoLastLook "what fell behind before the guest was held is not copied"
+    FinishUnchecked "a target whose last barrier failed is pivoted to"
+    DiscardGivesUp "a discard gives blocks up, and what lies below shines through"
+    FillUnlocked "a fill does not exclude writes of the guest"
+    FillTrustsOldLook "a fill does not look again, once it has the block, whether the guest wrote it meanwhile"
 }
 
 impl fmt::Display for Step {
@@ -74,6 +116,16 @@ impl fmt::Display for Step {
 pub fn skipped(step: Step) -> bool {
     #[cfg(feature = "testing")]
     return plan::SKIPPED.with(|s| s.get() == Some(step));
+    #[cfg(not(feature = "testing"))]
+    false
+}
+
+/// Whether a test asked this thread to make `mistake`.
+#[inline]
+#[allow(unused_variables)]
+pub fn planted(mistake: Mistake) -> bool {
+    #[cfg(feature = "testing")]
+    return plan::PLANTED.with(|p| p.get() == Some(mistake));
     #[cfg(not(feature = "testing"))]
     false
 }
@@ -101,6 +153,7 @@ mod plan {
 
     thread_local! {
         pub(super) static SKIPPED: Cell<Option<Step>> = const { Cell::new(None) };
+        pub(super) static PLANTED: Cell<Option<Mistake>> = const { Cell::new(None) };
         pub(super) static UNCHECKED: Cell<Option<Violation>> = const { Cell::new(None) };
     }
 }
@@ -111,6 +164,15 @@ pub fn without_step<T>(step: Step, body: impl FnOnce() -> T) -> T {
     let before = plan::SKIPPED.replace(Some(step));
     let result = body();
     plan::SKIPPED.set(before);
+    result
+}
+
+/// Runs `body` on this thread with `mistake` made. Threads of a checker that runs all of them on one count as it.
+#[cfg(feature = "testing")]
+pub fn with_mistake<T>(mistake: Mistake, body: impl FnOnce() -> T) -> T {
+    let before = plan::PLANTED.replace(Some(mistake));
+    let result = body();
+    plan::PLANTED.set(before);
     result
 }
 

@@ -1,7 +1,20 @@
 //! The locks of the engine, in one place so that a concurrency checker can stand in for them.
+//!
+//! With `--cfg shuttle` that is [shuttle](https://docs.rs/shuttle): every use of a lock or an atomic is then a point
+//! where another thread may go on, chosen from a seed (`tests/interleavings.rs`).
 
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(not(shuttle))]
+use std::sync as primitives;
+
+#[cfg(shuttle)]
+use shuttle::sync as primitives;
+
+pub(crate) use primitives::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+pub(crate) use primitives::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+/// Set once and then only looked at. Nobody waits for it, and the locks around it are points enough.
+pub(crate) use std::sync::OnceLock;
+/// A counter in a `static`, which outlives every run of a checker.
+pub(crate) use std::sync::atomic::AtomicU64 as StaticCounter;
 
 /// Locks a mutex; a panic elsewhere does not make its data unreachable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,7 +5,7 @@ use super::order::Session;
 use super::{Image, Layout};
 use crate::device::{BlockDevice, Extent, ExtentKind, Place};
 use crate::error::Result;
-use crate::switch::{Step, skipped};
+use crate::switch::{Mistake, Step, planted, skipped};
 use crate::sync::read;
 use crate::zeros;
 use std::ops::Range;
@@ -105,6 +105,9 @@ impl BlockDevice for Image {
                 self.order.begin(Session::Writing, layout.allocation.as_ref())?;
                 self.zero(&layout, at..stop, true)?;
                 self.order.wrote();
+                if let (Some(allocation), true) = (&layout.allocation, planted(Mistake::DiscardGivesUp)) {
+                    allocation.clear(layout.blocks(&(at..stop)))?;
+                }
             }
             at = stop;
         }
@@ -331,12 +334,12 @@ impl Image {
             false => below.range.end.max(range.start + FILL_LEAST).next_multiple_of(layout.granule),
         };
         let piece = range.start..end.min(range.start.saturating_add(limit)).min(range.end);
-        let _held = self.ranges.lock(piece.clone());
+        let _held = (!planted(Mistake::FillUnlocked)).then(|| self.ranges.lock(piece.clone()));
         let mut at = piece.start;
         while at < piece.end {
             // A guest may have written here since.
             let (present, stop) = layout.run(at, piece.end)?;
-            if !present {
+            if !present || planted(Mistake::FillTrustsOldLook) {
                 match zeros {
                     true => self.zero(layout, at..stop, true)?,
                     false => self.copy_up(layout, at..stop)?,

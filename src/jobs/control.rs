@@ -2,7 +2,9 @@
 //!
 //! Nothing here starts a thread. Whoever wants several calls [`drive`] from several.
 
+use super::throttle::{PATIENCE, Throttle};
 use crate::error::{Error, Result};
+use crate::jobs::copy::PIECE;
 use crate::storage::Host;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 use std::fmt::Debug;
@@ -14,8 +16,6 @@ const MOST_AT_ONCE: u64 = 16 << 20;
 /// Bytes after whose copying one caller makes them durable while the others go on: the device works from the start, and
 /// not only at the end.
 const CHECKPOINT: u64 = 64 << 20;
-/// How long a caller waits before it looks again at a paused job or at the speed allowed.
-const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a job does, without its course: go through `0..total` in any order and in pieces, then make it count.
 ///
@@ -47,6 +47,11 @@ pub trait Work: Send + Sync + Debug {
 
     /// Makes the work durable, then what points to it.
     fn finish(&self) -> Result<()>;
+
+    /// Requests that a guest of the disk has made so far; for a disk at rest always 0.
+    fn load(&self) -> u64 {
+        0
+    }
 }
 
 impl<W: Work + ?Sized> Work for Arc<W> {
@@ -77,6 +82,10 @@ impl<W: Work + ?Sized> Work for Arc<W> {
     fn finish(&self) -> Result<()> {
         (**self).finish()
     }
+
+    fn load(&self) -> u64 {
+        (**self).load()
+    }
 }
 
 /// How far a job is.
@@ -90,7 +99,7 @@ pub struct Progress {
     pub copied: u64,
     /// Whether all is done and durable.
     pub finished: bool,
-    /// The job is paused, or ahead of its speed: nothing was done, call again after this time.
+    /// The job is paused, or ahead of its speed, or yields to the guest: nothing was done, call again after this time.
     pub wait: Option<Duration>,
 }
 
@@ -125,15 +134,7 @@ pub struct Job {
     changed: Condvar,
     paused: AtomicBool,
     cancelled: AtomicBool,
-    speed: Mutex<Speed>,
-}
-
-/// What the speed limit allows: bytes may be copied as long as `debt` is paid off by the time gone by.
-#[derive(Debug)]
-struct Speed {
-    limit: u64,
-    debt: u64,
-    at: Duration,
+    throttle: Throttle,
 }
 
 impl Job {
@@ -141,15 +142,14 @@ impl Job {
     pub fn new(work: impl Work + 'static, host: Arc<dyn Host>) -> Job {
         let course =
             Course { phase: Phase::Created, next: 0, in_flight: 0, done: 0, copied: 0, unsaved: 0, failure: None };
-        let speed = Speed { limit: 0, debt: 0, at: host.now() };
         Job {
             work: Box::new(work),
+            throttle: Throttle::new(host.clone(), 100),
             host,
             course: Mutex::new(course),
             changed: Condvar::new(),
             paused: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
-            speed: Mutex::new(speed),
         }
     }
 
@@ -169,7 +169,7 @@ impl Job {
         if self.cancelled.load(Ordering::Acquire) {
             return Err(Error::Cancelled);
         }
-        let pause = if self.paused.load(Ordering::Acquire) { Some(PATIENCE) } else { self.too_fast() };
+        let pause = if self.paused.load(Ordering::Acquire) { Some(PATIENCE) } else { self.throttle.pause() };
         if pause.is_some() {
             return Ok(Progress { wait: pause, ..self.progress() });
         }
@@ -211,7 +211,13 @@ impl Job {
 
     /// Copies at most `limit` bytes a second from now on; 0 for no limit.
     pub fn set_speed(&self, limit: u64) {
-        *lock(&self.speed) = Speed { limit, debt: 0, at: self.host.now() };
+        self.throttle.set_speed(limit);
+    }
+
+    /// Works for at most `percent` of the time while a guest makes requests, and in short pieces then; 100 (as at first)
+    /// for all of it. An idle guest costs the job nothing.
+    pub fn set_share(&self, percent: u8) {
+        self.throttle.set_share(percent);
     }
 
     fn claim(&self, budget: u64) -> Result<Task> {
@@ -249,15 +255,21 @@ impl Job {
     /// The end of a piece of about `budget` bytes, on the alignment or at the end of the disk.
     fn piece_end(&self, start: u64, budget: u64, total: u64) -> u64 {
         let alignment = self.work.alignment().max(1);
-        let limit = lock(&self.speed).limit;
+        // Of a guest's requests none waits for more than a short piece.
+        let most = if self.throttle.yields(self.work.load()) { PIECE } else { MOST_AT_ONCE };
         // A tenth of a second's worth, so that a slow job still moves evenly.
-        let most = if limit == 0 { MOST_AT_ONCE } else { (limit / 10).clamp(1, MOST_AT_ONCE) };
+        let most = match self.throttle.speed() {
+            0 => most,
+            speed => (speed / 10).clamp(1, most),
+        };
         let length = budget.clamp(1, most).div_ceil(alignment).saturating_mul(alignment);
         start.saturating_add(length).min(total)
     }
 
     fn piece(&self, range: Range<u64>) -> Result<Progress> {
+        let begun = self.throttle.begin();
         let result = self.work.piece(range.clone()).and_then(|copied| self.checkpoint(copied).map(|()| copied));
+        self.throttle.end(begun, result.as_ref().copied().unwrap_or_default(), self.work.load());
         let mut course = lock(&self.course);
         course.in_flight -= 1;
         match &result {
@@ -269,8 +281,7 @@ impl Job {
         }
         drop(course);
         self.changed.notify_all();
-        self.owe(result?);
-        Ok(self.progress())
+        result.map(|_| self.progress())
     }
 
     /// Makes durable what was copied, if that is much by now. The caller's piece counts as under way until it is.
@@ -295,28 +306,6 @@ impl Job {
         drop(course);
         self.changed.notify_all();
         result.map(|()| self.progress())
-    }
-
-    fn owe(&self, copied: u64) {
-        let mut speed = lock(&self.speed);
-        if speed.limit > 0 {
-            speed.debt = speed.debt.saturating_add(copied);
-        }
-    }
-
-    /// How long to wait until what was copied is within the limit.
-    fn too_fast(&self) -> Option<Duration> {
-        let mut speed = lock(&self.speed);
-        if speed.limit == 0 {
-            return None;
-        }
-        let now = self.host.now();
-        let earned = now.saturating_sub(speed.at).as_nanos().saturating_mul(u128::from(speed.limit)) / 1_000_000_000;
-        if earned > 0 {
-            speed.debt = speed.debt.saturating_sub(u64::try_from(earned).unwrap_or(u64::MAX));
-            speed.at = now;
-        }
-        (speed.debt > 0).then_some(PATIENCE)
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `control` | [`Job`]: steps, progress, pause, resume, cancel, speed |
+//! | `control` | [`Job`]: steps, progress, pause, resume, cancel |
+//! | `throttle` | speed, and yielding to a guest |
 //! | `copy` | copying a range, zeros as zeros |
 //! | `stream` | [`Stream`]: what layers below hold, into the top |
 //! | `merge` | [`Merge`] (commit): what upper layers hold, into one below |
@@ -23,6 +24,7 @@ mod rebase;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 pub use compare::{Compare, compare};
 pub use control::{Job, Progress, Work, drive};
@@ -30,3 +32,4 @@ pub use merge::Merge;
 pub use mirror::Mirror;
 pub use rebase::{Rebase, rebase_unsafe};
 pub use stream::Stream;
+pub(crate) use throttle::Throttle;

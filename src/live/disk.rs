@@ -1,22 +1,27 @@
 //! What a guest holds on to, while layers come and go beneath it.
 
-use super::mirror::{Change, LiveMirror};
+use super::mirror::{Change, LiveMirror, MirrorOptions, SHARE};
 use crate::chain::{Chain, Layer};
-use crate::device::{BlockDevice, Extent};
+use crate::device::{BlockDevice, Extent, Request};
 use crate::error::{Error, Result};
 use crate::image::{CreateOptions, Image, OpenOptions};
 use crate::jobs::{Job, Merge, Mirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
-use crate::sync::{Arc, AtomicBool, Ordering, RwLock, read, write};
+use crate::switch::{Mistake, planted};
+use crate::sync::{Arc, AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
 use std::ops::{Range, RangeInclusive};
 
 /// A disk that a guest uses from any number of threads, and whose layers jobs change meanwhile.
 ///
 /// Every request holds the disk for reading while it runs. What replaces a layer holds it for writing: no request is
-/// under way then, and the next one sees the new layers. One job that changes layers runs at a time.
+/// under way then, and the next one sees the new layers (ORD-91). One job that changes layers runs at a time. Jobs yield:
+/// while the guest makes requests they work for 30 % of the time, unless told otherwise ([`Job::set_share`],
+/// [`LiveMirror::set_share`]).
 #[derive(Debug)]
 pub struct Disk {
     serving: RwLock<Serving>,
+    /// Requests of the guest so far: jobs yield to them.
+    requests: Arc<AtomicU64>,
     host: Arc<dyn Host>,
 }
 
@@ -24,8 +29,10 @@ pub struct Disk {
 struct Serving {
     chain: Arc<Chain>,
     copy_on_read: bool,
-    /// The job that has the layers to itself.
-    job: Option<&'static str>,
+    /// The job that has the layers to itself, and its number.
+    job: Option<(&'static str, u64)>,
+    /// Jobs so far.
+    jobs: u64,
     mirror: Option<Mirroring>,
 }
 
@@ -40,8 +47,8 @@ impl Disk {
     /// Serves `chain`.
     pub fn new(chain: Chain) -> Arc<Disk> {
         let host = chain.host().clone();
-        let serving = Serving { chain: Arc::new(chain), copy_on_read: false, job: None, mirror: None };
-        Arc::new(Disk { serving: RwLock::new(serving), host })
+        let serving = Serving { chain: Arc::new(chain), copy_on_read: false, job: None, jobs: 0, mirror: None };
+        Arc::new(Disk { serving: RwLock::new(serving), requests: Arc::default(), host })
     }
 
     /// The layers as they are now.
@@ -92,7 +99,7 @@ impl Disk {
         let work = Stream::new(&serving.chain, base)?;
         let gone = 1..base.unwrap_or(serving.chain.layers.len());
         // What is written is the top alone, which the guest goes on writing to.
-        Ok(self.job(&mut serving, Box::new(work), gone, 0..0))
+        self.job(&mut serving, Box::new(work), gone, 0..0)
     }
 
     /// A job that merges layer `top`, which is not the one that the guest writes to, and those between into layer `base`.
@@ -110,7 +117,7 @@ impl Disk {
         serving.check_idle("a merge")?;
         let work = Merge::new(&serving.chain, top, base, false)?;
         serving.claim(top..=base)?;
-        Ok(self.job(&mut serving, Box::new(work), top + 1..base, top..top + 2))
+        self.job(&mut serving, Box::new(work), top + 1..base, top..top + 2)
     }
 
     fn job(
@@ -119,10 +126,11 @@ impl Disk {
         work: Box<dyn Work>,
         gone: Range<usize>,
         written: Range<usize>,
-    ) -> Job {
-        serving.job = Some(work.kind());
-        let over = AtomicBool::new(false);
-        Job::new(Reshaping { work, disk: self.clone(), gone, written, over }, self.host.clone())
+    ) -> Result<Job> {
+        let number = serving.begin(work.kind())?;
+        let job = Job::new(Reshaping { work, disk: self.clone(), number, gone, written }, self.host.clone());
+        job.set_share(SHARE);
+        Ok(job)
     }
 
     /// Copies the disk into `target`, a chain whose top was created with a copy mark or is raw, and keeps it equal.
@@ -131,12 +139,20 @@ impl Disk {
     /// `Denied` while another job runs, or if the target is a layer of this disk; `Invalid` if it is longer than the disk,
     /// which would grow by a pivot; as [`Mirror::full`].
     pub fn mirror(&self, target: Chain) -> Result<Arc<LiveMirror>> {
-        let mut serving = write(&self.serving);
-        serving.check_idle("a mirror")?;
-        serving.check_target(&target)?;
-        let top = target.layer(0)?.clone();
-        let work = Mirror::full(serving.chain.top(), top.clone(), false)?;
-        serving.attach(LiveMirror::new(work, top.device()), target)
+        self.mirror_with(target, &MirrorOptions::default())
+    }
+
+    /// As [`mirror`](Self::mirror), in the way that `options` say.
+    ///
+    /// # Errors
+    /// As [`mirror`](Self::mirror).
+    pub fn mirror_with(&self, target: Chain, options: &MirrorOptions) -> Result<Arc<LiveMirror>> {
+        self.attach("a mirror", |serving| {
+            serving.check_target(&target)?;
+            let top = target.layer(0)?.clone();
+            let work = Mirror::full(serving.chain.top(), top.clone(), false)?;
+            Ok((self.live(work, top.device(), options), target))
+        })
     }
 
     /// Merges the layer that the guest writes to, and those between, into layer `base`, and keeps that equal; a pivot
@@ -147,15 +163,49 @@ impl Disk {
     /// `Denied` while another job runs; `Invalid` if `base` is longer than the disk, which would grow by the pivot;
     /// `Locked`; as [`Merge::new`].
     pub fn merge_active(&self, base: usize) -> Result<Arc<LiveMirror>> {
+        self.merge_active_with(base, &MirrorOptions::default())
+    }
+
+    /// As [`merge_active`](Self::merge_active), in the way that `options` say.
+    ///
+    /// # Errors
+    /// As [`merge_active`](Self::merge_active).
+    pub fn merge_active_with(&self, base: usize, options: &MirrorOptions) -> Result<Arc<LiveMirror>> {
+        self.attach("a merge", |serving| {
+            let work = Merge::new(&serving.chain, 0, base, false)?;
+            let rest: Vec<Layer> = serving.chain.layers[base..].to_vec();
+            let target = Chain::from_layers(rest, self.host.clone());
+            serving.check_size(&target)?;
+            serving.claim(0..=base)?;
+            Ok((self.live(work, target.top(), options), target))
+        })
+    }
+
+    fn live(&self, work: impl Work + 'static, target: Arc<dyn BlockDevice>, options: &MirrorOptions) -> LiveMirror {
+        LiveMirror::new(work, target, self.host.clone(), self.requests.clone(), options)
+    }
+
+    /// Makes a mirror and lets it see what the guest changes from now on (ORD-95): no request is under way when that
+    /// begins, so every later change is seen by the mirror, and every earlier one by the copier. What must be durable first
+    /// becomes so while the guest goes on.
+    fn attach(
+        &self,
+        wanted: &str,
+        make: impl FnOnce(&Serving) -> Result<(LiveMirror, Chain)>,
+    ) -> Result<Arc<LiveMirror>> {
+        let (mirror, target, number) = {
+            let mut serving = write(&self.serving);
+            serving.check_idle(wanted)?;
+            let (mirror, target) = make(&serving)?;
+            let number = serving.begin(mirror.kind())?;
+            (Arc::new(mirror), Arc::new(target), number)
+        };
+        let prepared = mirror.prepare();
         let mut serving = write(&self.serving);
-        serving.check_idle("a merge")?;
-        let work = Merge::new(&serving.chain, 0, base, false)?;
-        let rest: Vec<Layer> = serving.chain.layers[base..].to_vec();
-        let target = Chain::from_layers(rest, self.host.clone());
-        serving.check_size(&target)?;
-        serving.claim(0..=base)?;
-        let device = target.top();
-        serving.attach(LiveMirror::new(work, device), target)
+        serving.end(number);
+        prepared?;
+        serving.mirror = Some(Mirroring { mirror: mirror.clone(), target });
+        Ok(mirror)
     }
 
     /// Moves the guest to the mirror's target, which is durably the whole disk by then, and returns the old layers.
@@ -197,20 +247,24 @@ impl Disk {
         serving.mirror.take().map(|mirroring| mirroring.target).ok_or_else(not_attached)
     }
 
-    /// Makes the mirror's target count. The disk is held still on return.
-    fn complete(&self, mirror: &Arc<LiveMirror>) -> Result<crate::sync::RwLockWriteGuard<'_, Serving>> {
+    /// Makes the mirror's target count (ORD-97). The disk is held still on return.
+    fn complete(&self, mirror: &Arc<LiveMirror>) -> Result<RwLockWriteGuard<'_, Serving>> {
         read(&self.serving).check_attached(mirror)?;
         if !mirror.progress().ready {
             return Err(Error::Denied(format!("the {} is not ready yet", mirror.kind())));
         }
+        let _completing = mirror.completing();
         mirror.catch_up()?;
         let serving = write(&self.serving);
-        let completed = serving.check_attached(mirror).and_then(|()| mirror.drain()).and_then(|()| mirror.finish());
-        match completed {
-            Ok(()) => mirror.stop(),
-            Err(_) => mirror.go_on(),
+        serving.check_attached(mirror)?;
+        if !planted(Mistake::NoLastLook) {
+            mirror.drain()?;
         }
-        completed.map(|()| serving)
+        match mirror.finish() {
+            Err(error) if !planted(Mistake::FinishUnchecked) => return Err(error),
+            _ => mirror.stop(),
+        }
+        Ok(serving)
     }
 
     /// Sets the size of the disk in bytes.
@@ -234,24 +288,45 @@ impl Disk {
     }
 
     fn change(&self, change: Change<'_>) -> Result<()> {
-        let serving = read(&self.serving);
-        match &serving.mirror {
-            Some(mirroring) => mirroring.mirror.change(change, &*serving.chain),
-            None => change.apply(&*serving.chain),
+        let serving = self.request();
+        if let (Some(mirroring), true) = (&serving.mirror, planted(Mistake::PivotBesideRequests)) {
+            let (mirror, chain) = (mirroring.mirror.clone(), serving.chain.clone());
+            drop(serving);
+            return mirror.change(change, &*chain);
         }
+        serving.change(change)
+    }
+
+    /// What a request of the guest runs on, and is counted for, until it is dropped.
+    fn request(&self) -> RwLockReadGuard<'_, Serving> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        read(&self.serving)
     }
 }
 
 impl Serving {
     fn check_idle(&self, wanted: &str) -> Result<()> {
-        let busy = self.job.or(self.mirror.as_ref().map(|mirroring| mirroring.mirror.kind()));
-        match busy {
+        let mirror = self.mirror.as_ref().map(|mirroring| mirroring.mirror.kind());
+        match self.job.map(|(kind, _)| kind).or(mirror) {
             Some(job) => {
                 let name = self.chain.name();
                 Err(Error::Denied(format!("{wanted} has to wait: a {job} job has the layers of {name}")))
             }
             None => Ok(()),
         }
+    }
+
+    /// Gives the layers to a job of its own, whose number it returns.
+    fn begin(&mut self, kind: &'static str) -> Result<u64> {
+        self.check_idle(kind)?;
+        self.jobs += 1;
+        self.job = Some((kind, self.jobs));
+        Ok(self.jobs)
+    }
+
+    /// The layers are free, if that job still has them.
+    fn end(&mut self, number: u64) {
+        self.job.take_if(|(_, other)| *other == number);
     }
 
     fn check_attached(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
@@ -287,20 +362,13 @@ impl Serving {
         let first = *layers.start();
         for index in layers {
             if let Err(error) = self.chain.layer(index)?.lock(LockMode::Exclusive) {
-                let _ = self.free(first.max(1)..index);
+                // Layer 0 is the guest's, and held anyway.
+                let kept = first.max(1);
+                let _ = free(&self.chain.layers[kept..index.max(kept)]);
                 return Err(error);
             }
         }
         Ok(())
-    }
-
-    /// Lets others read layers again that are written no more.
-    fn free(&self, layers: Range<usize>) -> Result<()> {
-        self.chain.layers[layers].iter().rev().try_for_each(|layer| {
-            // First: a header is never written beside readers.
-            layer.close()?;
-            layer.lock(LockMode::Shared)
-        })
     }
 
     /// A pivot to `target` must leave the guest a disk of the same size.
@@ -312,13 +380,43 @@ impl Serving {
         Err(Error::Invalid(format!("{name}: it has {found} bytes, more than the {size} of the disk, which would grow")))
     }
 
-    /// With no request under way: every later change is seen by the mirror, and every earlier one by the copier.
-    fn attach(&mut self, mirror: LiveMirror, target: Chain) -> Result<Arc<LiveMirror>> {
-        mirror.prepare()?;
-        let mirror = Arc::new(mirror);
-        self.mirror = Some(Mirroring { mirror: mirror.clone(), target: Arc::new(target) });
-        Ok(mirror)
+    fn change(&self, change: Change<'_>) -> Result<()> {
+        match &self.mirror {
+            Some(mirroring) if planted(Mistake::TrackedLate) && mirroring.mirror.progress().copied == 0 => {
+                change.apply(&*self.chain)
+            }
+            Some(mirroring) => mirroring.mirror.change(change, &*self.chain),
+            None => change.apply(&*self.chain),
+        }
     }
+
+    fn run(&self, request: &mut Request<'_>) -> Result<()> {
+        match request {
+            Request::Read { buffer, offset } => self.chain.read_at(buffer, *offset),
+            Request::Write { data, offset } => self.change(Change::Write(data, *offset)),
+            Request::WriteZeroes { range, unmap } => {
+                self.change(Change::Zero { start: range.start, end: range.end, unmap: *unmap })
+            }
+            Request::Discard { range } => self.change(Change::Discard { start: range.start, end: range.end }),
+        }
+    }
+
+    /// Keeps what the guest is about to read from below in the top layer, if it is to. The reading itself fails, or
+    /// succeeds, without it.
+    fn keep(&self, range: Range<u64>) {
+        if let Some(image) = self.chain.image(0).ok().filter(|image| self.copy_on_read && image.writable()) {
+            let _ = image.fill(range);
+        }
+    }
+}
+
+/// Lets others read layers again that are written no more.
+fn free(layers: &[Layer]) -> Result<()> {
+    layers.iter().rev().try_for_each(|layer| {
+        // First: a header is never written beside readers.
+        layer.close()?;
+        layer.lock(LockMode::Shared)
+    })
 }
 
 fn not_attached() -> Error {
@@ -331,11 +429,8 @@ impl BlockDevice for Disk {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let serving = read(&self.serving);
-        if let Some(image) = serving.chain.image(0).ok().filter(|image| serving.copy_on_read && image.writable()) {
-            // Reading fails, or succeeds, by itself.
-            let _ = image.fill(offset..offset.saturating_add(buffer.len() as u64));
-        }
+        let serving = self.request();
+        serving.keep(offset..offset.saturating_add(buffer.len() as u64));
         serving.chain.read_at(buffer, offset)
     }
 
@@ -353,11 +448,25 @@ impl BlockDevice for Disk {
 
     /// The guest's disk alone: what a mirror's target has becomes durable at READY, and at the end.
     fn flush(&self) -> Result<()> {
-        read(&self.serving).chain.flush()
+        self.request().chain.flush()
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         read(&self.serving).chain.extent(offset, end)
+    }
+
+    /// All on the same layers: a batch is one request. Together, unless a mirror has to follow each.
+    fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {
+        let serving = self.request();
+        for request in batch.iter() {
+            if let Request::Read { buffer, offset } = request {
+                serving.keep(*offset..offset.saturating_add(buffer.len() as u64));
+            }
+        }
+        match serving.mirror {
+            None => serving.chain.submit(batch),
+            Some(_) => batch.iter_mut().map(|request| serving.run(request)).collect(),
+        }
     }
 }
 
@@ -366,12 +475,12 @@ impl BlockDevice for Disk {
 struct Reshaping {
     work: Box<dyn Work>,
     disk: Arc<Disk>,
+    /// The job's.
+    number: u64,
     /// The layers that go.
     gone: Range<usize>,
     /// The layers, by their numbers afterwards, that were written and are so no more.
     written: Range<usize>,
-    /// The layers are no longer this job's.
-    over: AtomicBool,
 }
 
 impl Work for Reshaping {
@@ -401,21 +510,26 @@ impl Work for Reshaping {
 
     fn finish(&self) -> Result<()> {
         self.work.finish()?;
-        let mut serving = write(&self.disk.serving);
-        let mut layers = serving.chain.layers.clone();
-        layers.drain(self.gone.clone());
-        serving.chain = Arc::new(Chain::from_layers(layers, self.disk.host.clone()));
-        serving.job = None;
-        self.over.store(true, Ordering::Release);
-        serving.free(self.written.clone())
+        let chain = {
+            let mut serving = write(&self.disk.serving);
+            let mut layers = serving.chain.layers.clone();
+            layers.drain(self.gone.clone());
+            serving.chain = Arc::new(Chain::from_layers(layers, self.disk.host.clone()));
+            serving.chain.clone()
+        };
+        // The guest goes on: it does not write to these.
+        let freed = free(&chain.layers[self.written.clone()]);
+        write(&self.disk.serving).end(self.number);
+        freed
+    }
+
+    fn load(&self) -> u64 {
+        self.disk.requests.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Reshaping {
     fn drop(&mut self) {
-        // Another job may have the layers since this one was over.
-        if !self.over.load(Ordering::Acquire) {
-            write(&self.disk.serving).job = None;
-        }
+        write(&self.disk.serving).end(self.number);
     }
 }

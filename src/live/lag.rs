@@ -1,12 +1,14 @@
 //! Which granules of a mirror's target are behind its source.
 
+use crate::switch::{Mistake, planted};
 use bitvec::vec::BitVec;
 use std::ops::Range;
 
 /// One bit a granule: set, the target may differ from the source there.
 ///
 /// The first pass goes through all granules in order; behind it a granule is set only because the guest wrote there
-/// again. Those are the *lag*, which a limit can bound: a write that would exceed it goes to both disks at once.
+/// again, or because a copy failed. Those are the *lag*. Writes that will set some more announce it, so that the lag,
+/// announced writes included, can be held within a bound.
 #[derive(Debug)]
 pub(super) struct Lag {
     behind: BitVec<u64>,
@@ -16,12 +18,14 @@ pub(super) struct Lag {
     first_pass: usize,
     /// Granules that are set behind the first pass.
     relapsed: usize,
-    /// Granules being copied now.
+    /// Granules that writes under way are going to mark, each as often as it is announced.
+    announced: usize,
+    /// Granules that were behind and are being made equal now.
     in_flight: usize,
     /// Where the search for relapsed granules goes on, so that none waits for ever.
     next: usize,
-    /// It is the turn of the relapsed ones.
-    turn: bool,
+    /// The last that were taken had relapsed.
+    turned_back: bool,
 }
 
 impl Lag {
@@ -32,13 +36,31 @@ impl Lag {
             count: granules,
             first_pass: 0,
             relapsed: 0,
+            announced: 0,
             in_flight: 0,
             next: 0,
-            turn: false,
+            turned_back: false,
         }
     }
 
-    /// The guest wrote to `granules`, or a copy of them failed.
+    /// A write that will mark `granules` may begin, if the lag stays within `bound` even when all of them join it.
+    ///
+    /// Any of them may: one that the first pass has not reached may be copied before it is marked, and one that is
+    /// marked already may be copied and its place be taken by another.
+    pub(super) fn announce(&mut self, granules: &Range<usize>, bound: usize) -> bool {
+        let others = if planted(Mistake::UnannouncedWrites) { 0 } else { self.announced };
+        let within = self.relapsed + others + granules.len() <= bound;
+        self.announced += if within { granules.len() } else { 0 };
+        within
+    }
+
+    /// The announced write has ended, whether well or not.
+    pub(super) fn written(&mut self, granules: Range<usize>) {
+        self.announced -= granules.len();
+        self.mark(granules);
+    }
+
+    /// The target may differ in `granules` from now on.
     pub(super) fn mark(&mut self, granules: Range<usize>) {
         for granule in granules {
             if !self.behind.replace(granule, true) {
@@ -48,7 +70,7 @@ impl Lag {
         }
     }
 
-    /// The target is about to be made equal in `granules`, without the copier.
+    /// Takes the marks of `granules` away.
     pub(super) fn clear(&mut self, granules: Range<usize>) {
         for granule in granules {
             if self.behind.replace(granule, false) {
@@ -62,35 +84,30 @@ impl Lag {
         self.behind[granule]
     }
 
-    /// How many of `granules` would join the lag if they were marked.
-    pub(super) fn would_add(&self, granules: Range<usize>) -> usize {
-        granules.filter(|&granule| granule < self.first_pass && !self.behind[granule]).count()
-    }
-
-    /// Takes the next granules to copy, at most `most` in a row: they count as in flight until [`landed`](Self::landed).
+    /// Takes the next granules to copy, at most `most` in a row: they are in flight until [`landed`](Self::landed).
     ///
-    /// With `relapsed_first` the lag comes before the rest of the first pass, every other time: a guest that is faster
-    /// than the copier adds to the lag for ever, and the first pass ends nevertheless.
-    pub(super) fn take(&mut self, most: usize, relapsed_first: bool) -> Option<Range<usize>> {
-        self.turn = relapsed_first && !self.turn;
-        let start = match self.turn && self.relapsed > 0 {
-            true => self.find_relapsed()?,
-            false => self.find_first_pass().or_else(|| self.find_relapsed())?,
-        };
+    /// The first pass comes first; with `hurry` it takes turns with the lag, so that neither waits for ever.
+    pub(super) fn take(&mut self, most: usize, hurry: bool) -> Option<Range<usize>> {
+        self.turned_back = self.first_pass_over() || hurry && self.relapsed > 0 && !self.turned_back;
+        let start = if self.turned_back { self.find_relapsed()? } else { self.find_first_pass()? };
         let run = self.behind[start..].iter().take(most).take_while(|behind| **behind).count();
         let taken = start..start + run;
-        self.clear(taken.clone());
+        self.take_these(taken.clone());
         self.first_pass = self.first_pass.max(taken.end);
         self.next = taken.end;
-        self.in_flight += run;
         Some(taken)
     }
 
+    /// Takes `granules`, all of them behind.
+    pub(super) fn take_these(&mut self, granules: Range<usize>) {
+        self.in_flight += granules.len();
+        self.clear(granules);
+    }
+
     fn find_first_pass(&mut self) -> Option<usize> {
-        let found = self.behind[self.first_pass..].first_one().map(|at| self.first_pass + at);
-        // Once it finds nothing the pass is over, and whatever is marked from then on is lag.
-        self.first_pass = found.unwrap_or(self.behind.len());
-        found
+        let found = self.behind[self.first_pass..].first_one().map(|at| self.first_pass + at)?;
+        self.first_pass = found;
+        Some(found)
     }
 
     fn find_relapsed(&self) -> Option<usize> {
@@ -99,12 +116,20 @@ impl Lag {
         before[from..].first_one().map(|at| from + at).or_else(|| before.first_one())
     }
 
-    /// Granules that were taken are copied; those that were not are behind again, before they leave the flight.
-    pub(super) fn landed(&mut self, granules: Range<usize>, copied: bool) {
-        if !copied {
+    /// Granules that were taken are equal; those that are not are behind again, before they leave the flight.
+    pub(super) fn landed(&mut self, granules: Range<usize>, equal: bool) {
+        if !equal {
             self.mark(granules.clone());
         }
         self.in_flight -= granules.len();
+    }
+
+    /// Every granule was taken, or written to both disks: what is behind now, or ever will be, has relapsed.
+    pub(super) fn first_pass_over(&mut self) -> bool {
+        if self.count == self.relapsed {
+            self.first_pass = self.behind.len();
+        }
+        self.first_pass == self.behind.len()
     }
 
     /// Nothing is behind and nothing is on its way.
@@ -115,11 +140,6 @@ impl Lag {
     /// Granules that were taken and have not landed.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
-    }
-
-    /// All granules were copied once.
-    pub(super) fn first_pass_over(&self) -> bool {
-        self.first_pass == self.behind.len()
     }
 
     /// Granules behind the first pass that are to be copied again.

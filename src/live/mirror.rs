@@ -1,34 +1,69 @@
-//! A mirror under a writing guest: every granule of the target equals the source, is marked as behind, is being copied,
-//! or is being written by a request that will mark it.
+//! A mirror under a writing guest: every granule of the target equals the source, is marked as behind, is being made
+//! equal, or is being written by a request that will mark it (ORD-92).
 //!
 //! Writes of the guest do one of two things. *Behind*: they change the source and then mark the granules; the copier
 //! comes back to them. *Through*: they change both disks while they hold the granules. Through costs the guest a second
 //! write; behind costs the copier a second copy, and a guest that is faster than the copier would never be caught up
-//! with. So a [`Pace`] bounds what may be behind, and what would exceed it goes through: every load converges.
+//! with. So a [`Pace`] bounds what may be behind, and what would exceed it goes through.
+//!
+//! Why every load converges, unless the pace is [`Pace::Background`]: the first pass gets at least every second turn, so
+//! it ends. From then on, until READY, all writes go through, as they do during a pivot whatever the pace. A write that
+//! goes through marks nothing. So marks come only from writes that were under way when that began, a finite number, and
+//! from copies that fail; the copier takes away at least one mark with each piece, and waits for a piece only as long as
+//! requests hold it that came before (the range locks are fair). A failing copy ends the step, and the pivot.
 
 use super::lag::Lag;
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, ExtentKind};
 use crate::error::{Error, Result};
-use crate::jobs::Work;
+use crate::jobs::{Throttle, Work};
 use crate::range_lock::RangeLocks;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering, lock, wait};
+use crate::storage::Host;
+use crate::switch::{Mistake, Step, planted, skipped};
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 use std::ops::Range;
+use std::time::Duration;
 
-/// Bytes that are copied, or found equal, together.
-const GRANULE: u64 = 64 << 10;
-/// What [`Pace::Bounded`] lets be behind.
-const BOUND: u64 = 8 << 20;
+/// Most bytes that are copied while their granules are held while the mirror yields to the guest: so long may one of its requests have to wait.
+const GENTLE_PIECE: u64 = 256 << 10;
+/// Percent of the time that jobs beside a guest work at first while it makes requests.
+pub(super) const SHARE: u8 = 30;
+/// Bytes after which one caller makes durable what the target has, while others go on.
+const CHECKPOINT: u64 = 8 << 20;
+/// How long a caller waits who finds nothing behind.
+const IDLE: Duration = Duration::from_millis(10);
 
 /// What a guest's write to a granule that was copied already does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pace {
     /// Leaves it behind, however much is: fastest for the guest, and READY may never come.
     Background,
-    /// Leaves it behind until 8 MiB are, then goes through: every load converges.
+    /// Leaves it behind until 8 MiB are, then goes through; through, too, from the end of the first pass until READY.
     #[default]
     Bounded,
     /// Goes through: nothing that was copied falls behind again.
     WriteThrough,
+}
+
+/// How a mirror works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MirrorOptions {
+    /// Bytes that are copied, or found equal, together; raised to the blocks of the two disks.
+    pub granularity: u64,
+    /// Bytes that [`Pace::Bounded`] lets be behind. What could not be copied comes on top.
+    pub bound: u64,
+    /// Bytes that are copied, or written to both disks, while their granules are held: a request of the guest that meets
+    /// them waits so long.
+    pub piece: u64,
+    /// See [`LiveMirror::set_pace`].
+    pub pace: Pace,
+    /// See [`LiveMirror::set_share`].
+    pub share: u8,
+}
+
+impl Default for MirrorOptions {
+    fn default() -> MirrorOptions {
+        MirrorOptions { granularity: 64 << 10, bound: 8 << 20, piece: 1 << 20, pace: Pace::default(), share: SHARE }
+    }
 }
 
 /// How far a mirror is.
@@ -42,6 +77,9 @@ pub struct MirrorProgress {
     pub copied: u64,
     /// The target was equal, durably, at some moment: the guest may be moved to it.
     pub ready: bool,
+    /// Nothing is behind, or the mirror is ahead of its speed, or yields to the guest: nothing was done, call again after
+    /// this time.
+    pub wait: Option<Duration>,
 }
 
 /// What a guest changes.
@@ -57,6 +95,19 @@ impl Change<'_> {
         match *self {
             Change::Write(data, offset) => offset..offset.saturating_add(data.len() as u64),
             Change::Zero { start, end, .. } | Change::Discard { start, end } => start..end,
+        }
+    }
+
+    /// What of it lies in `range`.
+    fn within(&self, range: &Range<u64>) -> Self {
+        let whole = self.range();
+        let (start, end) = (range.start.max(whole.start), range.end.min(whole.end));
+        match *self {
+            Change::Write(data, offset) => {
+                Change::Write(&data[(start - offset) as usize..(end - offset) as usize], start)
+            }
+            Change::Zero { unmap, .. } => Change::Zero { start, end, unmap },
+            Change::Discard { .. } => Change::Discard { start, end },
         }
     }
 
@@ -78,56 +129,110 @@ pub struct LiveMirror {
     target: Arc<dyn BlockDevice>,
     size: u64,
     granule: u64,
-    lag: Mutex<Lag>,
-    /// Signalled when granules are no longer in flight.
+    /// Granules that may be behind in [`Pace::Bounded`].
+    bound: usize,
+    piece: u64,
+    state: Mutex<State>,
+    /// Signalled when granules are no longer in flight, and when a flush of the target ends.
     landed: Condvar,
-    /// Held by whoever makes granules equal: the copier, and writes that go through.
+    /// Held by whoever makes granules equal (ORD-93): the copier, and writes that go through.
     granules: RangeLocks,
-    pace: Mutex<Pace>,
-    /// A pivot waits for nothing but the rest of the lag: let none be added.
-    catching_up: AtomicBool,
-    ready: AtomicBool,
-    copied: AtomicU64,
+    throttle: Throttle,
+    /// Requests of the guest so far.
+    requests: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct State {
+    lag: Lag,
+    pace: Pace,
+    ready: bool,
+    copied: u64,
     /// Bytes written to the target since a barrier on it was begun.
-    unsaved: AtomicU64,
-    stopped: AtomicBool,
+    unsaved: u64,
+    /// Pivots and splits under way: until they are done nothing may fall behind.
+    completing: usize,
+    /// Flushes of the target under way.
+    flushing: usize,
+    stopped: bool,
+}
+
+/// One of those that [`State::completing`] counts.
+#[must_use]
+pub(super) struct Completing<'a>(&'a LiveMirror);
+
+impl Drop for Completing<'_> {
+    fn drop(&mut self) {
+        self.0.state().completing -= 1;
+    }
 }
 
 impl LiveMirror {
     /// `work` copies into `target`; all of it is behind at first.
-    pub(super) fn new(work: impl Work + 'static, target: Arc<dyn BlockDevice>) -> LiveMirror {
+    pub(super) fn new(
+        work: impl Work + 'static,
+        target: Arc<dyn BlockDevice>,
+        host: Arc<dyn Host>,
+        requests: Arc<AtomicU64>,
+        options: &MirrorOptions,
+    ) -> LiveMirror {
         let size = work.total();
-        let granule = GRANULE.max(work.alignment());
+        let granule = options.granularity.max(work.alignment());
+        let lag = Lag::new(size.div_ceil(granule) as usize);
+        let state = State {
+            lag,
+            pace: options.pace,
+            ready: false,
+            copied: 0,
+            unsaved: 0,
+            completing: 0,
+            flushing: 0,
+            stopped: false,
+        };
         LiveMirror {
-            lag: Mutex::new(Lag::new(size.div_ceil(granule) as usize)),
-            landed: Condvar::new(),
             work: Box::new(work),
             target,
             size,
             granule,
+            bound: (options.bound / granule) as usize,
+            piece: options.piece,
+            state: Mutex::new(state),
+            landed: Condvar::new(),
             granules: RangeLocks::default(),
-            pace: Mutex::new(Pace::default()),
-            catching_up: AtomicBool::new(false),
-            ready: AtomicBool::new(false),
-            copied: AtomicU64::new(0),
-            unsaved: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
+            throttle: Throttle::new(host, options.share),
+            requests,
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 
     /// Changes the pace, at any time.
     pub fn set_pace(&self, pace: Pace) {
-        *lock(&self.pace) = pace;
+        self.state().pace = pace;
+    }
+
+    /// Copies at most `limit` bytes a second from now on; 0 for no limit. A pivot does not keep to it.
+    pub fn set_speed(&self, limit: u64) {
+        self.throttle.set_speed(limit);
+    }
+
+    /// Copies for at most `percent` of the time while the guest makes requests; 100 for all of it. A pivot does not keep
+    /// to it.
+    pub fn set_share(&self, percent: u8) {
+        self.throttle.set_share(percent);
     }
 
     /// How far it is.
     pub fn progress(&self) -> MirrorProgress {
-        let lag = lock(&self.lag);
+        let state = self.state();
         MirrorProgress {
-            behind: (lag.count() as u64 * self.granule).min(self.size),
-            lag: lag.relapsed() as u64 * self.granule,
-            copied: self.copied.load(Ordering::Relaxed),
-            ready: self.ready.load(Ordering::Acquire),
+            behind: (state.lag.count() as u64 * self.granule).min(self.size),
+            lag: state.lag.relapsed() as u64 * self.granule,
+            copied: state.copied,
+            ready: state.ready,
+            wait: None,
         }
     }
 
@@ -146,73 +251,122 @@ impl LiveMirror {
     ///
     /// # Errors
     /// What the copy met. Its granules are behind as before, so calling again tries again; dropping the mirror loses
-    /// nothing of the guest's.
+    /// nothing of the guest's. [`Error::Cancelled`] once the mirror has ended.
     pub fn step(&self, budget: u64) -> Result<MirrorProgress> {
-        let most = (budget / self.granule).clamp(1, (1 << 20) / GRANULE) as usize;
-        // Mostly the first pass, but the lag is kept well within its bound.
+        let pause = self.throttle.pause();
+        let piece = if self.throttle.yields(self.requests.load(Ordering::Relaxed)) {
+            self.piece.min(GENTLE_PIECE)
+        } else {
+            self.piece
+        };
         let taken = {
-            let mut lag = lock(&self.lag);
-            if self.stopped.load(Ordering::Acquire) {
+            let mut state = self.state();
+            if state.stopped {
                 return Err(Error::Cancelled);
             }
-            let relapsed_first = lag.relapsed() as u64 * self.granule > BOUND / 2;
-            lag.take(most, relapsed_first)
+            if pause.is_some() {
+                drop(state);
+                return Ok(MirrorProgress { wait: pause, ..self.progress() });
+            }
+            // The lag is kept well within its bound.
+            let hurry = state.lag.relapsed() > self.bound / 2;
+            state.lag.take(self.most(budget.min(piece)), hurry)
         };
         let Some(taken) = taken else { return self.settle() };
-        self.copy(taken)?;
-        if self.unsaved.load(Ordering::Relaxed) >= BOUND {
-            // So that a pivot, during which the guest waits, finds little that is not durable yet.
-            self.unsaved.store(0, Ordering::Relaxed);
-            self.target.flush()?;
-        }
-        Ok(self.progress())
+        let begun = self.throttle.begin();
+        let copied = self.copy(taken).and_then(|copied| self.checkpoint().map(|()| copied));
+        self.throttle.end(begun, *copied.as_ref().unwrap_or(&0), self.requests.load(Ordering::Relaxed));
+        copied.map(|_| self.progress())
     }
 
-    /// Copies granules that were taken. Their marks are gone before the first byte is read: a guest's write that comes
-    /// later marks them again.
-    fn copy(&self, taken: Range<usize>) -> Result<()> {
+    /// Granules in `bytes`, and at least one.
+    fn most(&self, bytes: u64) -> usize {
+        (bytes / self.granule).max(1) as usize
+    }
+
+    /// Copies granules that were taken. Their marks are gone before the first byte is read (ORD-92): a guest's write that
+    /// comes later marks them again.
+    fn copy(&self, taken: Range<usize>) -> Result<u64> {
         let result = {
             let bytes = self.bytes(&taken);
-            let _held = self.granules.lock(bytes.clone());
+            let _held = (!planted(Mistake::CopierHoldsNothing)).then(|| self.granules.lock(bytes.clone()));
             self.work.piece(bytes)
         };
-        lock(&self.lag).landed(taken, result.is_ok());
+        let mut state = self.state();
+        if planted(Mistake::ClearAfterCopy) {
+            state.lag.clear(taken.clone());
+        }
+        state.lag.landed(taken, result.is_ok() || planted(Mistake::FailedCopyForgotten));
+        let copied = result.as_ref().copied().unwrap_or_default();
+        state.copied += copied;
+        state.unsaved += copied;
+        drop(state);
         self.landed.notify_all();
-        let copied = result?;
-        self.copied.fetch_add(copied, Ordering::Relaxed);
-        self.unsaved.fetch_add(copied, Ordering::Relaxed);
-        Ok(())
+        result
     }
 
-    /// Nothing is left to take. Ready is said once all was equal and then made durable.
+    /// So that a pivot, during which the guest waits, finds little that is not durable yet.
+    fn checkpoint(&self) -> Result<()> {
+        if self.state().unsaved < CHECKPOINT { Ok(()) } else { self.flush_target() }
+    }
+
+    /// Nothing is left to take. Ready is said once all was equal and was then made durable (ORD-96).
     fn settle(&self) -> Result<MirrorProgress> {
-        if !self.ready.load(Ordering::Acquire) && lock(&self.lag).none() {
-            self.target.flush()?;
-            self.ready.store(true, Ordering::Release);
+        let state = self.state();
+        if !state.ready && state.lag.none() {
+            drop(state);
+            if planted(Mistake::ReadyBeforeFlush) {
+                self.state().ready = true;
+            }
+            self.flush_target()?;
+            self.state().ready = true;
+            return Ok(self.progress());
         }
-        Ok(self.progress())
+        drop(state);
+        Ok(MirrorProgress { wait: Some(IDLE), ..self.progress() })
+    }
+
+    /// Makes durable what the target has.
+    fn flush_target(&self) -> Result<()> {
+        {
+            let mut state = self.state();
+            if state.stopped {
+                return Err(Error::Cancelled);
+            }
+            state.flushing += 1;
+            state.unsaved = 0;
+        }
+        let result = self.target.flush();
+        self.state().flushing -= 1;
+        self.landed.notify_all();
+        result
+    }
+
+    /// From here on, until the result is dropped, nothing more falls behind: writes go through.
+    pub(super) fn completing(&self) -> Completing<'_> {
+        self.state().completing += 1;
+        Completing(self)
     }
 
     /// Brings the lag down to nothing while the guest goes on, so that little is left to do once it must wait.
     pub(super) fn catch_up(&self) -> Result<()> {
-        self.catching_up.store(true, Ordering::Release);
-        let caught = self.drain().and_then(|()| self.target.flush());
-        if caught.is_err() {
-            self.go_on();
-        }
-        caught
+        self.drain()?;
+        self.flush_target()
     }
 
     /// Copies all that is behind, and waits for other copiers. With the guest stopped the two are equal afterwards.
     pub(super) fn drain(&self) -> Result<()> {
         loop {
             let taken = {
-                let mut lag = lock(&self.lag);
+                let mut state = self.state();
                 loop {
-                    match lag.take((1 << 20) / GRANULE as usize, true) {
+                    if state.stopped && !planted(Mistake::CopyAfterEnd) {
+                        return Err(Error::Cancelled);
+                    }
+                    match state.lag.take(self.most(self.piece), true) {
                         Some(taken) => break taken,
-                        None if lag.none() => return Ok(()),
-                        None => lag = wait(&self.landed, lag),
+                        None if state.lag.none() => return Ok(()),
+                        None => state = wait(&self.landed, state),
                     }
                 }
             };
@@ -220,22 +374,20 @@ impl LiveMirror {
         }
     }
 
-    /// Makes the copy count: durable, and said so on disk.
+    /// Makes the copy count: durable, and said so on disk (ORD-97).
     pub(super) fn finish(&self) -> Result<()> {
-        self.work.finish()
+        match skipped(Step::CountsBeforePivot) {
+            true => Ok(()),
+            false => self.work.finish(),
+        }
     }
 
-    /// The guest goes on as before after a pivot that failed.
-    pub(super) fn go_on(&self) {
-        self.catching_up.store(false, Ordering::Release);
-    }
-
-    /// Ends the copying: on return no copier writes to the target any more.
+    /// Ends the copying: on return nobody writes to the target any more.
     pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        let mut lag = lock(&self.lag);
-        while lag.in_flight() > 0 {
-            lag = wait(&self.landed, lag);
+        let mut state = self.state();
+        state.stopped = true;
+        while state.lag.in_flight() > 0 || state.flushing > 0 {
+            state = wait(&self.landed, state);
         }
     }
 
@@ -247,81 +399,133 @@ impl LiveMirror {
             return change.apply(source);
         }
         let granules = (range.start / self.granule) as usize..range.end.div_ceil(self.granule) as usize;
-        if !self.goes_through(&granules) {
+        if planted(Mistake::ShortZeroForgotten) && matches!(change, Change::Zero { .. }) && self.covers_none(&range) {
+            return change.apply(source);
+        }
+        if self.may_fall_behind(&granules) {
+            if planted(Mistake::MarkBeforeWrite) {
+                self.state().lag.written(granules);
+                return change.apply(source);
+            }
             let result = change.apply(source);
-            // After the source, and also if it failed: part of it may have been written.
-            lock(&self.lag).mark(granules);
+            // ORD-92: after the source, and also if it failed, since part of it may have been written.
+            if result.is_ok() || !planted(Mistake::FailedWriteUnmarked) {
+                self.state().lag.written(granules);
+            }
             return result;
         }
+        // In pieces, so that one long request does not keep others, and the copier, off all of it.
+        let stride = self.most(self.piece);
+        let pieces = granules.clone().step_by(stride).map(|start| start..granules.end.min(start + stride));
+        pieces.into_iter().try_for_each(|piece| self.through(change.within(&self.bytes(&piece)), piece, source))
+    }
+
+    /// Whether no granule lies in `range` whole.
+    fn covers_none(&self, range: &Range<u64>) -> bool {
+        range.start.div_ceil(self.granule) >= range.end / self.granule
+    }
+
+    /// Whether a change of `granules` may leave them behind. If so it is announced.
+    fn may_fall_behind(&self, granules: &Range<usize>) -> bool {
+        let state = &mut *self.state();
+        let bound = match state.pace {
+            _ if state.completing > 0 => return false,
+            Pace::Background => usize::MAX,
+            Pace::Bounded if !state.ready && state.lag.first_pass_over() => return false,
+            Pace::Bounded => self.bound,
+            Pace::WriteThrough => return false,
+        };
+        state.lag.announce(granules, bound)
+    }
+
+    /// A change of both disks.
+    fn through(&self, change: Change<'_>, granules: Range<usize>, source: &dyn BlockDevice) -> Result<()> {
         let _held = self.granules.lock(self.bytes(&granules));
-        let equal = self.claim_equal(&granules, &change);
+        let (equal, claimed) = self.claim(&granules, &change);
         let result = change.apply(source);
         // A target's error is not the guest's: the copier will meet it, and tell of it.
-        if result.is_err() || equal.iter().try_for_each(|part| self.pass_on(&change, part)).is_err() {
-            lock(&self.lag).mark(granules);
+        let passed = result.is_ok()
+            && (equal.iter().chain(&claimed).try_for_each(|run| self.pass_on(&change, run, source)).is_ok()
+                || planted(Mistake::TargetErrorForgotten));
+        let mut state = self.state();
+        state.unsaved += change.range().end - change.range().start;
+        if !passed {
+            state.lag.mark(granules);
+        }
+        let any = !claimed.is_empty();
+        claimed.into_iter().for_each(|run| state.lag.landed(run, passed));
+        drop(state);
+        if any {
+            self.landed.notify_all();
         }
         result
     }
 
-    fn goes_through(&self, granules: &Range<usize>) -> bool {
-        let bound = match *lock(&self.pace) {
-            _ if self.catching_up.load(Ordering::Acquire) => 0,
-            Pace::Background => return false,
-            Pace::Bounded => BOUND,
-            Pace::WriteThrough => 0,
-        };
-        if bound == 0 {
-            // Even what is behind: a write that marked it again just after the copier took it would keep it behind.
-            return true;
-        }
-        let lag = lock(&self.lag);
-        if lag.first_pass_over() && !self.ready.load(Ordering::Acquire) {
-            // From here on nothing is added until nothing is behind, which therefore comes.
-            return true;
-        }
-        let added = lag.would_add(granules.clone());
-        added > 0 && (lag.relapsed() + added) as u64 * self.granule > bound
-    }
-
-    /// Makes `granules`, which this change claimed, equal on the target.
-    fn pass_on(&self, change: &Change<'_>, granules: &Range<usize>) -> Result<()> {
-        let (bytes, whole) = (self.bytes(granules), change.range());
-        let part = bytes.start.max(whole.start)..bytes.end.min(whole.end);
-        self.unsaved.fetch_add(part.end - part.start, Ordering::Relaxed);
-        match *change {
-            Change::Write(data, offset) => {
-                self.target.write_at(&data[(part.start - offset) as usize..(part.end - offset) as usize], part.start)
-            }
-            Change::Zero { unmap, .. } => self.target.write_zeroes(part, unmap),
-            // What a discard leaves is the source's affair: what it reads as now is copied.
-            Change::Discard { .. } => self.work.piece(bytes).map(drop),
-        }
-    }
-
-    /// The runs of granules that will be equal once `range` is written to both disks: those that are equal now, and those
-    /// that lie in it whole. The rest of a granule that is behind and only partly written would stay behind.
+    /// The runs of granules that will be equal once the change is made to both disks: those that are equal now, and those
+    /// that are behind and will be overwritten whole, which are in flight from here on. What is behind and only partly
+    /// overwritten stays behind (ORD-94), and so does what is discarded, of which some bytes may stay as they are.
     ///
-    /// Marks are taken away before the source is written: whoever marks later wrote to the source later.
-    fn claim_equal(&self, granules: &Range<usize>, change: &Change<'_>) -> Vec<Range<usize>> {
+    /// Marks go before the source is written: whoever marks later wrote to the source later.
+    fn claim(&self, granules: &Range<usize>, change: &Change<'_>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
         let range = change.range();
-        let mut lag = lock(&self.lag);
-        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut state = self.state();
+        let (mut equal, mut claimed) = (Vec::new(), Vec::new());
         for granule in granules.clone() {
             let bytes = self.bytes(&(granule..granule + 1));
-            let whole = range.start <= bytes.start && bytes.end <= range.end;
-            if lag.is_behind(granule) && !whole {
-                continue;
-            }
-            lag.clear(granule..granule + 1);
-            match runs.last_mut() {
-                Some(run) if run.end == granule => run.end += 1,
-                _ => runs.push(granule..granule + 1),
+            let whole = range.start <= bytes.start && bytes.end <= range.end || planted(Mistake::PartClearsWhole);
+            let overwritten = whole && !matches!(change, Change::Discard { .. });
+            match state.lag.is_behind(granule) {
+                false => extend(&mut equal, granule),
+                true if overwritten => {
+                    state.lag.take_these(granule..granule + 1);
+                    if planted(Mistake::ClaimedCountsAsEqual) {
+                        state.lag.landed(granule..granule + 1, true);
+                        extend(&mut equal, granule);
+                        continue;
+                    }
+                    extend(&mut claimed, granule);
+                }
+                true => {}
             }
         }
-        runs
+        (equal, claimed)
+    }
+
+    /// Makes to the target what of a change lies in `granules`.
+    fn pass_on(&self, change: &Change<'_>, granules: &Range<usize>, source: &dyn BlockDevice) -> Result<()> {
+        let part = change.within(&self.bytes(granules));
+        match part {
+            Change::Discard { start, end } => self.follow_discard(start..end, source),
+            _ => part.apply(&*self.target),
+        }
+    }
+
+    /// What a discard leaves is the source's affair: zeros, or what was there. What the source's top does not hold was
+    /// not touched.
+    fn follow_discard(&self, range: Range<u64>, source: &dyn BlockDevice) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let found = source.extent(at, range.end)?;
+            let end = found.range.end.clamp(at + 1, range.end);
+            match found.kind {
+                _ if found.depth > 0 => {}
+                ExtentKind::Zero => self.target.write_zeroes(at..end, true)?,
+                ExtentKind::Data => drop(self.work.piece(at..end)?),
+            }
+            at = end;
+        }
+        Ok(())
     }
 
     fn bytes(&self, granules: &Range<usize>) -> Range<u64> {
         granules.start as u64 * self.granule..(granules.end as u64 * self.granule).min(self.size)
+    }
+}
+
+/// Adds `granule`, which comes after all in `runs`.
+fn extend(runs: &mut Vec<Range<usize>>, granule: usize) {
+    match runs.last_mut() {
+        Some(run) if run.end == granule => run.end += 1,
+        _ => runs.push(granule..granule + 1),
     }
 }

@@ -13,4 +13,4 @@ mod mirror;
 mod tests;
 
 pub use disk::Disk;
-pub use mirror::{LiveMirror, MirrorProgress, Pace};
+pub use mirror::{LiveMirror, MirrorOptions, MirrorProgress, Pace};

@@ -3,10 +3,13 @@
 use super::*;
 use crate::chain::{Chain, ChainOptions, NoParents};
 use crate::device::BlockDevice;
+use crate::error::Result;
 use crate::image::{CreateOptions, Image};
 use crate::jobs::drive;
-use crate::storage::{Host, MemoryStorage, OsHost, Storage};
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::storage::{Host, LockMode, MemoryStorage, OsHost, Storage};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use std::ops::Range;
+use std::time::Duration;
 
 const SIZE: u64 = (4 << 20) + 1000;
 const SECTORS: u64 = SIZE / 512;
@@ -212,4 +215,143 @@ fn layers_below_the_guest_are_merged() {
             chain.image(2).unwrap().uuid()
         );
     });
+}
+
+/// A clock that moves when somebody sleeps, and when a [`Slow`] file is written.
+#[derive(Debug, Default)]
+struct Clock(Mutex<Duration>);
+
+impl Host for Clock {
+    fn random(&self) -> [u8; 16] {
+        host().random()
+    }
+
+    fn now(&self) -> Duration {
+        *lock(&self.0)
+    }
+
+    fn sleep(&self, time: Duration) {
+        *lock(&self.0) += time;
+    }
+}
+
+/// A file that takes a second for each MiB.
+#[derive(Debug)]
+struct Slow {
+    inner: MemoryStorage,
+    clock: Arc<Clock>,
+}
+
+impl Storage for Slow {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn size(&self) -> Result<u64> {
+        self.inner.size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.clock.sleep(Duration::from_secs(1) * (data.len() >> 10) as u32 / 1024);
+        self.inner.write_at(data, offset)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync_directory(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_size(&self, size: u64) -> Result<()> {
+        self.inner.set_size(size)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        self.inner.punch(range)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>) -> Result<()> {
+        self.inner.write_zeroes(range)
+    }
+
+    fn lock(&self, _: LockMode) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A disk of 8 MiB of data on a raw file, and a mirror of it into a slow one, on a clock of their own.
+fn slow_mirror() -> (Arc<Disk>, Arc<LiveMirror>, Arc<Clock>) {
+    const LENGTH: u64 = 8 << 20;
+    let clock = Arc::new(Clock::default());
+    let raw = |storage: Arc<dyn Storage>| {
+        storage.set_size(LENGTH).unwrap();
+        let options = ChainOptions { write: true, ..ChainOptions::default() };
+        Chain::open_raw(storage, clock.clone(), &options).unwrap()
+    };
+    let disk = Disk::new(raw(Arc::new(MemoryStorage::new("source"))));
+    disk.write_at(&vec![7; LENGTH as usize], 0).unwrap();
+    let inner = MemoryStorage::new("target");
+    let mirror = disk.mirror(raw(Arc::new(Slow { inner, clock: clock.clone() }))).unwrap();
+    mirror.set_pace(Pace::Background);
+    (disk, mirror, clock)
+}
+
+/// Steps until READY, sleeping when told to; `beside` is called before each step. Seconds that it took.
+fn seconds_until_ready(mirror: &LiveMirror, clock: &Clock, mut beside: impl FnMut()) -> f64 {
+    loop {
+        beside();
+        let progress = mirror.step(1 << 20).unwrap();
+        if progress.ready {
+            return clock.now().as_secs_f64();
+        }
+        clock.sleep(progress.wait.unwrap_or_default());
+    }
+}
+
+/// A mirror took the target's whole bandwidth whatever its guest needed. With a share it works for that part of the time
+/// while the guest makes requests, in short pieces, and all of the time while the guest sleeps.
+#[test]
+fn a_mirror_yields_to_a_guest_that_is_awake() {
+    for (share, awake, seconds) in [(100, true, 8.0), (25, true, 32.0), (50, true, 16.0), (50, false, 8.0)] {
+        let (disk, mirror, clock) = slow_mirror();
+        mirror.set_share(share);
+        let mut steps = 0;
+        let took = seconds_until_ready(&mirror, &clock, || {
+            steps += 1;
+            if awake {
+                disk.read_at(&mut [0; 512], 0).unwrap();
+            }
+        });
+        assert!((took - seconds).abs() <= 1.0, "{took} s instead of {seconds} with a share of {share} %");
+        let pieces = if awake && share < 100 { 8 << 2 } else { 8 };
+        assert!(steps >= pieces, "{steps} steps, in pieces that a request may have to wait for");
+    }
+}
+
+#[test]
+fn a_mirror_keeps_to_its_speed_and_a_pivot_does_not() {
+    let (disk, mirror, clock) = slow_mirror();
+    mirror.set_speed(256 << 10);
+    let took = seconds_until_ready(&mirror, &clock, || ());
+    assert!((29.0..=34.0).contains(&took), "{took} s for 8 MiB at 256 KiB a second");
+    assert!(mirror.step(1 << 20).unwrap().wait.is_some(), "nothing to do: no reason to ask again at once");
+    mirror.set_speed(1);
+    disk.write_at(&[8; 512], 0).unwrap();
+    mirror.step(1 << 20).unwrap();
+    disk.write_at(&[9; 512], 0).unwrap();
+    assert!(mirror.step(1 << 20).unwrap().behind > 0, "it is far ahead of its speed");
+    disk.pivot(&mirror).unwrap();
+    assert_eq!(content_of(&*disk, 512), [9; 512]);
+}
+
+fn content_of(device: &dyn BlockDevice, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    device.read_at(&mut bytes, 0).unwrap();
+    bytes
 }

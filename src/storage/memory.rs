@@ -2,7 +2,7 @@
 
 use super::{FileId, LockMode, Storage};
 use crate::error::{Error, Result};
-use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{Mutex, Ordering, StaticCounter, lock};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ struct Content {
 impl MemoryStorage {
     /// An empty storage that errors call `name`.
     pub fn new(name: impl Into<String>) -> MemoryStorage {
-        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        static NUMBERS: StaticCounter = StaticCounter::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         MemoryStorage { name: name.into(), number, content: Mutex::default() }
     }

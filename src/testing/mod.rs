@@ -10,6 +10,7 @@
 //! | [`laws`] | what holds in every state |
 //! | [`hostile`] | files made to be opened |
 //! | [`fuzz`] | lives of disks made up by a fuzzer |
+//! | [`live_script`] | what guests and jobs do to one disk, act by act |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
 
@@ -22,6 +23,7 @@ pub mod fuzz;
 pub mod host;
 pub mod hostile;
 pub mod laws;
+pub mod live_script;
 pub mod model;
 pub mod pending;
 pub mod scenarios;

@@ -3,7 +3,7 @@
 use super::crash::{Branch, Explorer, Finding, Scenario};
 use super::host::SimHost;
 use super::laws::{Open, View};
-use super::model::{Breach, Model};
+use super::model::{Breach, Model, Ticket};
 use super::sector::Sector;
 use super::sim::{Fault, SimDisk};
 use crate::device::BlockDevice;
@@ -152,19 +152,23 @@ impl World {
         Ok(())
     }
 
-    /// The guest of `view` will write inside the `nth` barrier from now: it is not covered by that barrier.
-    pub fn write_inside(&mut self, nth: u64, view: &'static str, device: &Arc<dyn BlockDevice>, range: Range<u64>) {
+    /// The guest will write inside the `nth` barrier from now: it is not covered by that barrier. Its disk is each of
+    /// `views`.
+    pub fn write_inside(&mut self, nth: u64, views: &[&'static str], device: &Arc<dyn BlockDevice>, range: Range<u64>) {
         let (branch, written, disk) = (Arc::clone(&self.branch), Arc::clone(&self.written), self.disk.clone());
-        let device = Arc::clone(device);
+        let (device, views) = (Arc::clone(device), views.to_vec());
         self.disk.inside_sync(
             nth,
             Box::new(move || {
                 disk.note("guest writes inside the barrier", range.clone());
                 let world = World { disk: disk.clone(), host: Arc::new(SimHost::new(0)), branch, written };
                 let data = World::fresh(&world.written, &range);
-                let ticket = world.with(view, |view| view.model.begin_write(&data, range.start));
+                let begin = |view: &&str| world.with(view, |view| view.model.begin_write(&data, range.start));
+                let tickets: Vec<Ticket> = views.iter().map(begin).collect();
                 if device.write_at(&data, range.start).is_ok() {
-                    world.with(view, |view| view.model.end_write(ticket));
+                    for (view, ticket) in views.iter().zip(tickets) {
+                        world.with(view, |view| view.model.end_write(ticket));
+                    }
                 }
             }),
         );

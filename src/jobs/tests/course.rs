@@ -1,4 +1,4 @@
-//! Pause, cancel, speed, errors, several threads.
+//! Pause, cancel, speed, yielding to a guest, errors, several threads.
 
 use super::*;
 use crate::sync::{Mutex, lock};
@@ -133,6 +133,63 @@ fn speed_is_kept() {
     let before = clock.now();
     drive(&job, |_| {}).unwrap();
     assert_eq!(clock.now(), before);
+}
+
+/// Work that takes a second for each MiB, beside a guest that makes a request every tenth of a second, if it is awake.
+#[derive(Debug)]
+struct Beside {
+    clock: Arc<Clock>,
+    asleep_from: Duration,
+    total: u64,
+    longest: AtomicU64,
+}
+
+impl Work for Beside {
+    fn kind(&self) -> &'static str {
+        "beside"
+    }
+
+    fn total(&self) -> u64 {
+        self.total
+    }
+
+    fn alignment(&self) -> u64 {
+        4096
+    }
+
+    fn piece(&self, range: Range<u64>) -> Result<u64> {
+        let length = range.end - range.start;
+        if self.clock.now() < self.asleep_from {
+            self.longest.fetch_max(length, Ordering::Relaxed);
+        }
+        self.clock.sleep(Duration::from_secs(1) * (length >> 10) as u32 / 1024);
+        Ok(length)
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn load(&self) -> u64 {
+        self.clock.now().min(self.asleep_from).as_millis() as u64 / 100
+    }
+}
+
+/// A stream that read 16 MiB at a time made each request of its guest wait for them. A job with a share works for that
+/// part of the time and no more, in pieces that a guest can wait for; when the guest sleeps, all of the time.
+#[test]
+fn a_job_yields_to_a_guest_that_is_awake() {
+    for (share, asleep_from, seconds) in [(100, 1000, 40), (25, 1000, 160), (50, 1000, 80), (50, 0, 40), (50, 40, 60)] {
+        let clock = Arc::new(Clock::default());
+        let (asleep_from, longest) = (Duration::from_secs(asleep_from), AtomicU64::new(0));
+        let work = Arc::new(Beside { clock: clock.clone(), asleep_from, total: 40 << 20, longest });
+        let job = Job::new(work.clone(), clock.clone());
+        job.set_share(share);
+        drive(&job, |_| {}).unwrap();
+        let took = clock.now().as_secs_f64();
+        assert!((took - f64::from(seconds)).abs() <= 2.0, "{took} s instead of {seconds} with a share of {share} %");
+        assert!(share == 100 || work.longest.load(Ordering::Relaxed) <= 1 << 20);
+    }
 }
 
 #[test]

@@ -83,6 +83,7 @@ macro_rules! views {
 
 views! {
     top "top.lvd"
+    over "over.lvd"
     mid "mid.lvd"
     base "base.lvd"
     base_raw "base.raw"

@@ -107,11 +107,11 @@ pub(super) const BESIDE: Scenario = Scenario {
         let disk = w.open("top.lvd")?;
         let device = disk.top();
         w.write("top", &disk, 0..BLOCK)?;
-        w.write_inside(1, "top", &device, 2 * BLOCK..3 * BLOCK);
+        w.write_inside(1, &["top"], &device, 2 * BLOCK..3 * BLOCK);
         w.flush("top", &disk)?;
         w.flush("top", &disk)?;
         w.write("top", &disk, 4 * BLOCK..5 * BLOCK)?;
-        w.write_inside(2, "top", &device, BLOCK + 512..BLOCK + 1024);
+        w.write_inside(2, &["top"], &device, BLOCK + 512..BLOCK + 1024);
         w.flush("top", &disk)?;
         w.write("top", &disk, 0..512)?;
         w.flush("top", &disk)

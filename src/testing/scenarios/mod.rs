@@ -6,6 +6,7 @@
 mod files;
 mod guest;
 mod jobs;
+mod live;
 mod making;
 mod merging;
 mod resizing;
@@ -45,6 +46,13 @@ pub const ALL: &[&Scenario] = &[
     &merging::MERGE_PAST_SHORT,
     &merging::MERGE_INTO_RAW,
     &merging::MERGE_AND_EMPTY,
+    &live::SNAPSHOT,
+    &live::STREAM,
+    &live::MERGE_BELOW,
+    &live::MERGE_ACTIVE,
+    &live::MIRROR_PIVOT,
+    &live::MIRROR_SPLIT,
+    &live::MIRROR_ABANDON,
 ];
 
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`.
