@@ -132,7 +132,7 @@ fn most_memory(disk: &Disk, job: impl Fn() -> bool + Sync) -> usize {
                 let mut state = number + 1;
                 while !done.load(Ordering::Relaxed) {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    let at = (state >> 20) % ((SIZE >> 16) - 1) << 16;
+                    let at = ((state >> 20) % ((SIZE >> 16) - 1)) << 16;
                     disk.write_at(&[1; 64 << 10], at + 512).unwrap();
                 }
             });

@@ -19,9 +19,23 @@ struct Sample {
     /// Of the guest's throughput without a mirror, before READY and after it.
     before: f64,
     after: f64,
+    /// Seconds.
     ready: f64,
+    /// MiB.
     lag: f64,
+    /// Milliseconds: the longest of the guest's writes while the pivot went on, and the pivot itself, which makes the
+    /// target durable before it stops the guest.
+    held: f64,
     pivot: f64,
+}
+
+/// What the writing threads tell of.
+#[derive(Default)]
+struct Watch {
+    stop: AtomicBool,
+    written: AtomicU64,
+    /// Nanoseconds of the longest write since this was last set to zero.
+    longest: AtomicU64,
 }
 
 impl Bench {
@@ -31,13 +45,14 @@ impl Bench {
         if !self.wanted(name) {
             return;
         }
-        let title = ["kept till READY", "then", "READY s", "lag MiB", "pivot ms"];
-        println!("\n{:<30} {:>15} {:>8} {:>8} {:>8} {:>8}", "live", title[0], title[1], title[2], title[3], title[4]);
+        let titles = ["kept till READY", "then", "READY s", "lag MiB", "held ms", "pivot ms"];
+        print!("\n{:<30}", "live");
+        titles.iter().for_each(|title| print!(" {title:>8}"));
         let samples: Vec<Sample> = (0..self.rounds).map(|_| self.mirror()).collect();
         let of = |part: fn(&Sample) -> f64| median(samples.iter().map(part).collect());
         let most = samples.iter().map(|sample| sample.lag).fold(0.0, f64::max);
-        let (before, after, ready, pivot) = (of(|s| s.before), of(|s| s.after), of(|s| s.ready), of(|s| s.pivot));
-        println!("{name:<30} {before:>15.2} {after:>8.2} {ready:>8.2} {most:>8.1} {pivot:>8.1}");
+        print!("\n{name:<30} {:>15.2} {:>8.2} {:>8.2}", of(|s| s.before), of(|s| s.after), of(|s| s.ready));
+        println!(" {most:>8.1} {:>8.1} {:>8.1}", of(|s| s.held), of(|s| s.pivot));
     }
 
     fn chain_of_one(&self, name: &str, copy_mark: bool) -> Chain {
@@ -56,16 +71,15 @@ impl Bench {
         fill(self.disk, |data, at| source.write_at(data, at));
         source.flush().expect("a barrier");
         let disk = Disk::new(source);
-        let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
-        let rate = |begun: (Instant, u64)| {
-            (written.load(Ordering::Relaxed) - begun.1) as f64 / begun.0.elapsed().as_secs_f64()
-        };
-        let now = || (Instant::now(), written.load(Ordering::Relaxed));
+        let watch = Watch::default();
+        let written = || watch.written.load(Ordering::Relaxed);
+        let rate = |begun: (Instant, u64)| (written() - begun.1) as f64 / begun.0.elapsed().as_secs_f64();
+        let now = || (Instant::now(), written());
         let alone_for = if self.quick { Duration::from_millis(100) } else { Duration::from_secs(2) };
         std::thread::scope(|scope| {
             for writer in 0..WRITERS {
-                let (disk, stop, written) = (&disk, &stop, &written);
-                scope.spawn(move || write_until(stop, writer, &**disk, self.disk, written));
+                let (disk, watch) = (&disk, &watch);
+                scope.spawn(move || write_until(watch, writer, &**disk, self.disk));
             }
             std::thread::sleep(alone_for / 4);
             let begun = now();
@@ -90,20 +104,24 @@ impl Bench {
                 step();
             }
             let after = rate(begun) / alone;
+            watch.longest.store(0, Ordering::Relaxed);
             let start = Instant::now();
             disk.pivot(&mirror).expect("a pivot");
             let pivot = start.elapsed().as_secs_f64() * 1000.0;
-            stop.store(true, Ordering::Relaxed);
-            Sample { before, after, ready, lag: lag as f64 / (1 << 20) as f64, pivot }
+            let held = watch.longest.load(Ordering::Relaxed) as f64 / 1e6;
+            watch.stop.store(true, Ordering::Relaxed);
+            Sample { before, after, ready, lag: lag as f64 / (1 << 20) as f64, held, pivot }
         })
     }
 }
 
-fn write_until(stop: &AtomicBool, writer: u64, disk: &dyn BlockDevice, size: u64, written: &AtomicU64) {
+fn write_until(watch: &Watch, writer: u64, disk: &dyn BlockDevice, size: u64) {
     let (mut offsets, buffer) = (Offsets(writer + 1), aligned(4096));
-    while !stop.load(Ordering::Relaxed) {
+    while !watch.stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
         disk.write_at(buffer.bytes(), offsets.next(size / 4096) * 4096).expect("a write");
-        if written.fetch_add(1, Ordering::Relaxed) % 256 == 255 {
+        watch.longest.fetch_max(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        if watch.written.fetch_add(1, Ordering::Relaxed) % 256 == 255 {
             disk.flush().expect("a flush");
         }
     }

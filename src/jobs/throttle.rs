@@ -35,7 +35,15 @@ impl Throttle {
     /// No limit of speed, and `share` percent of the time. `host` tells it.
     pub(crate) fn new(host: Arc<dyn Host>, share: u8) -> Throttle {
         let now = host.now();
-        let state = State { speed: 0, debt: 0, paid: now, share: share.clamp(1, 100), rests_until: now, requests: 0, awake: true };
+        let state = State {
+            speed: 0,
+            debt: 0,
+            paid: now,
+            share: share.clamp(1, 100),
+            rests_until: now,
+            requests: 0,
+            awake: true,
+        };
         Throttle { host, state: Mutex::new(state) }
     }
 

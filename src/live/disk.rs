@@ -390,14 +390,10 @@ impl Serving {
         }
     }
 
-    fn run(&self, request: &mut Request<'_>) -> Result<()> {
-        match request {
-            Request::Read { buffer, offset } => self.chain.read_at(buffer, *offset),
-            Request::Write { data, offset } => self.change(Change::Write(data, *offset)),
-            Request::WriteZeroes { range, unmap } => {
-                self.change(Change::Zero { start: range.start, end: range.end, unmap: *unmap })
-            }
-            Request::Discard { range } => self.change(Change::Discard { start: range.start, end: range.end }),
+    fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {
+        match &self.mirror {
+            Some(mirroring) => mirroring.mirror.submit(batch, &*self.chain),
+            None => self.chain.submit(batch),
         }
     }
 
@@ -455,7 +451,7 @@ impl BlockDevice for Disk {
         read(&self.serving).chain.extent(offset, end)
     }
 
-    /// All on the same layers: a batch is one request. Together, unless a mirror has to follow each.
+    /// All on the same layers: a batch is one request.
     fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {
         let serving = self.request();
         for request in batch.iter() {
@@ -463,10 +459,7 @@ impl BlockDevice for Disk {
                 serving.keep(*offset..offset.saturating_add(buffer.len() as u64));
             }
         }
-        match serving.mirror {
-            None => serving.chain.submit(batch),
-            Some(_) => batch.iter_mut().map(|request| serving.run(request)).collect(),
-        }
+        serving.submit(batch)
     }
 }
 

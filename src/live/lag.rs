@@ -24,8 +24,6 @@ pub(super) struct Lag {
     in_flight: usize,
     /// Where the search for relapsed granules goes on, so that none waits for ever.
     next: usize,
-    /// The last that were taken had relapsed.
-    turned_back: bool,
 }
 
 impl Lag {
@@ -39,7 +37,6 @@ impl Lag {
             announced: 0,
             in_flight: 0,
             next: 0,
-            turned_back: false,
         }
     }
 
@@ -85,11 +82,9 @@ impl Lag {
     }
 
     /// Takes the next granules to copy, at most `most` in a row: they are in flight until [`landed`](Self::landed).
-    ///
-    /// The first pass comes first; with `hurry` it takes turns with the lag, so that neither waits for ever.
-    pub(super) fn take(&mut self, most: usize, hurry: bool) -> Option<Range<usize>> {
-        self.turned_back = self.first_pass_over() || hurry && self.relapsed > 0 && !self.turned_back;
-        let start = if self.turned_back { self.find_relapsed()? } else { self.find_first_pass()? };
+    /// The first pass comes first: what relapses before its end is likely to do so again.
+    pub(super) fn take(&mut self, most: usize) -> Option<Range<usize>> {
+        let start = if self.first_pass_over() { self.find_relapsed()? } else { self.find_first_pass()? };
         let run = self.behind[start..].iter().take(most).take_while(|behind| **behind).count();
         let taken = start..start + run;
         self.take_these(taken.clone());

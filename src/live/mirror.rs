@@ -6,14 +6,14 @@
 //! write; behind costs the copier a second copy, and a guest that is faster than the copier would never be caught up
 //! with. So a [`Pace`] bounds what may be behind, and what would exceed it goes through.
 //!
-//! Why every load converges, unless the pace is [`Pace::Background`]: the first pass gets at least every second turn, so
-//! it ends. From then on, until READY, all writes go through, as they do during a pivot whatever the pace. A write that
-//! goes through marks nothing. So marks come only from writes that were under way when that began, a finite number, and
-//! from copies that fail; the copier takes away at least one mark with each piece, and waits for a piece only as long as
-//! requests hold it that came before (the range locks are fair). A failing copy ends the step, and the pivot.
+//! Why every load converges, unless the pace is [`Pace::Background`]: the first pass goes through the disk once, so it
+//! ends. From then on all writes go through, as they do during a pivot whatever the pace. A write that goes through marks
+//! nothing. So marks come only from writes that were under way when that began, a finite number, and from copies that
+//! fail; the copier takes away at least one mark with each piece, and waits for a piece only as long as requests hold it
+//! that came before (the range locks are fair). A failing copy ends the step, and the pivot.
 
 use super::lag::Lag;
-use crate::device::{BlockDevice, ExtentKind};
+use crate::device::{BlockDevice, ExtentKind, Request};
 use crate::error::{Error, Result};
 use crate::jobs::{Throttle, Work};
 use crate::range_lock::RangeLocks;
@@ -28,7 +28,11 @@ const GENTLE_PIECE: u64 = 256 << 10;
 /// Percent of the time that jobs beside a guest work at first while it makes requests.
 pub(super) const SHARE: u8 = 30;
 /// Bytes after which one caller makes durable what the target has, while others go on.
-const CHECKPOINT: u64 = 8 << 20;
+const CHECKPOINT: u64 = 64 << 20;
+/// Barriers on the target before a pivot, at most, until one takes less than [`SHORT_BARRIER`].
+const MOST_BARRIERS: usize = 8;
+/// A guest may wait so long at a pivot.
+const SHORT_BARRIER: Duration = Duration::from_millis(20);
 /// How long a caller waits who finds nothing behind.
 const IDLE: Duration = Duration::from_millis(10);
 
@@ -37,7 +41,8 @@ const IDLE: Duration = Duration::from_millis(10);
 pub enum Pace {
     /// Leaves it behind, however much is: fastest for the guest, and READY may never come.
     Background,
-    /// Leaves it behind until 8 MiB are, then goes through; through, too, from the end of the first pass until READY.
+    /// Leaves it behind until 8 MiB are, then goes through; through, too, from the end of the first pass on. A granule of
+    /// which a guest writes a part, here and there, costs more to copy again than the part to write twice.
     #[default]
     Bounded,
     /// Goes through: nothing that was copied falls behind again.
@@ -90,7 +95,32 @@ pub(super) enum Change<'a> {
     Discard { start: u64, end: u64 },
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    /// What `request` changes, if it does.
+    fn of(request: &Request<'a>) -> Option<Change<'a>> {
+        match request {
+            Request::Read { .. } => None,
+            Request::Write { data, offset } => Some(Change::Write(data, *offset)),
+            Request::WriteZeroes { range, unmap } => {
+                Some(Change::Zero { start: range.start, end: range.end, unmap: *unmap })
+            }
+            Request::Discard { range } => Some(Change::Discard { start: range.start, end: range.end }),
+        }
+    }
+
+    fn request(self) -> Request<'a> {
+        match self {
+            Change::Write(data, offset) => Request::Write { data, offset },
+            Change::Zero { start, end, unmap } => Request::WriteZeroes { range: start..end, unmap },
+            Change::Discard { start, end } => Request::Discard { range: start..end },
+        }
+    }
+
+    fn length(&self) -> u64 {
+        let range = self.range();
+        range.end.saturating_sub(range.start)
+    }
+
     fn range(&self) -> Range<u64> {
         match *self {
             Change::Write(data, offset) => offset..offset.saturating_add(data.len() as u64),
@@ -120,6 +150,20 @@ impl Change<'_> {
     }
 }
 
+/// A change that goes to both disks.
+#[derive(Debug)]
+struct Through<'a> {
+    /// Its place in the batch.
+    at: usize,
+    change: Change<'a>,
+    /// The granules that it reaches, all held.
+    granules: Range<usize>,
+    /// Those that are equal.
+    equal: Vec<Range<usize>>,
+    /// Those that are behind, and will be equal.
+    claimed: Vec<Range<usize>>,
+}
+
 /// A copy of a guest's disk that follows it. [`Disk`](super::Disk) sends it what the guest changes; whoever calls
 /// [`step`](LiveMirror::step), from any number of threads, copies the rest.
 #[derive(Debug)]
@@ -138,6 +182,7 @@ pub struct LiveMirror {
     /// Held by whoever makes granules equal (ORD-93): the copier, and writes that go through.
     granules: RangeLocks,
     throttle: Throttle,
+    host: Arc<dyn Host>,
     /// Requests of the guest so far.
     requests: Arc<AtomicU64>,
 }
@@ -148,7 +193,7 @@ struct State {
     pace: Pace,
     ready: bool,
     copied: u64,
-    /// Bytes written to the target since a barrier on it was begun.
+    /// Bytes copied to the target since a barrier on it was begun.
     unsaved: u64,
     /// Pivots and splits under way: until they are done nothing may fall behind.
     completing: usize,
@@ -199,7 +244,8 @@ impl LiveMirror {
             state: Mutex::new(state),
             landed: Condvar::new(),
             granules: RangeLocks::default(),
-            throttle: Throttle::new(host, options.share),
+            throttle: Throttle::new(host.clone(), options.share),
+            host,
             requests,
         }
     }
@@ -268,9 +314,7 @@ impl LiveMirror {
                 drop(state);
                 return Ok(MirrorProgress { wait: pause, ..self.progress() });
             }
-            // The lag is kept well within its bound.
-            let hurry = state.lag.relapsed() > self.bound / 2;
-            state.lag.take(self.most(budget.min(piece)), hurry)
+            state.lag.take(self.most(budget.min(piece)))
         };
         let Some(taken) = taken else { return self.settle() };
         let begun = self.throttle.begin();
@@ -348,10 +392,18 @@ impl LiveMirror {
         Completing(self)
     }
 
-    /// Brings the lag down to nothing while the guest goes on, so that little is left to do once it must wait.
+    /// Brings the lag down to nothing, and barriers the target, while the guest goes on: little is left to do once it must
+    /// wait. A long barrier leaves much to the next one, all that the guest wrote meanwhile.
     pub(super) fn catch_up(&self) -> Result<()> {
         self.drain()?;
-        self.flush_target()
+        for _ in 0..MOST_BARRIERS {
+            let begun = self.host.now();
+            self.flush_target()?;
+            if self.host.now().saturating_sub(begun) < SHORT_BARRIER {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Copies all that is behind, and waits for other copiers. With the guest stopped the two are equal afterwards.
@@ -363,7 +415,7 @@ impl LiveMirror {
                     if state.stopped && !planted(Mistake::CopyAfterEnd) {
                         return Err(Error::Cancelled);
                     }
-                    match state.lag.take(self.most(self.piece), true) {
+                    match state.lag.take(self.most(self.piece)) {
                         Some(taken) => break taken,
                         None if state.lag.none() => return Ok(()),
                         None => state = wait(&self.landed, state),
@@ -391,33 +443,71 @@ impl LiveMirror {
         }
     }
 
+    /// What a guest asks of `source` in one go, and what the target needs for it.
+    pub(super) fn submit(&self, batch: &mut [Request<'_>], source: &dyn BlockDevice) -> Vec<Result<()>> {
+        let changes: Vec<Change<'_>> = batch.iter().filter_map(Change::of).collect();
+        let bytes: u64 = changes.iter().map(|change| change.length()).sum();
+        // Two changes of the same bytes might end one way here and the other way there.
+        if bytes <= self.piece && disjoint(changes.iter().map(Change::range).collect()) {
+            return self.together(batch, source);
+        }
+        batch.iter_mut().map(|request| self.alone(request, source)).collect()
+    }
+
+    /// One request; a long change goes in pieces, so that it does not keep others, and the copier, off all of it.
+    fn alone(&self, request: &mut Request<'_>, source: &dyn BlockDevice) -> Result<()> {
+        match Change::of(request) {
+            Some(change) if change.length() > self.piece => self.change(change, source),
+            _ => all(self.together(std::slice::from_mut(request), source)),
+        }
+    }
+
     /// A guest's change of `source`, and what the target needs for it.
     pub(super) fn change(&self, change: Change<'_>, source: &dyn BlockDevice) -> Result<()> {
-        let range = change.range();
-        if range.start >= range.end || range.end > self.size {
-            // Nothing to mirror; the source says what is wrong with it.
-            return change.apply(source);
-        }
-        let granules = (range.start / self.granule) as usize..range.end.div_ceil(self.granule) as usize;
-        if planted(Mistake::ShortZeroForgotten) && matches!(change, Change::Zero { .. }) && self.covers_none(&range) {
-            return change.apply(source);
-        }
-        if self.may_fall_behind(&granules) {
-            if planted(Mistake::MarkBeforeWrite) {
-                self.state().lag.written(granules);
-                return change.apply(source);
-            }
-            let result = change.apply(source);
-            // ORD-92: after the source, and also if it failed, since part of it may have been written.
-            if result.is_ok() || !planted(Mistake::FailedWriteUnmarked) {
-                self.state().lag.written(granules);
-            }
-            return result;
-        }
-        // In pieces, so that one long request does not keep others, and the copier, off all of it.
+        let Some(granules) = self.granules_of(&change) else { return change.apply(source) };
         let stride = self.most(self.piece);
-        let pieces = granules.clone().step_by(stride).map(|start| start..granules.end.min(start + stride));
-        pieces.into_iter().try_for_each(|piece| self.through(change.within(&self.bytes(&piece)), piece, source))
+        granules.clone().step_by(stride).try_for_each(|start| {
+            let piece = start..granules.end.min(start + stride);
+            all(self.together(&mut [change.within(&self.bytes(&piece)).request()], source))
+        })
+    }
+
+    /// The granules that a change reaches. `None` if there is nothing to mirror: the source says what is wrong with it.
+    fn granules_of(&self, change: &Change<'_>) -> Option<Range<usize>> {
+        let range = change.range();
+        let forgotten =
+            planted(Mistake::ShortZeroForgotten) && matches!(change, Change::Zero { .. }) && self.covers_none(&range);
+        (range.start < range.end && range.end <= self.size && !forgotten)
+            .then(|| (range.start / self.granule) as usize..range.end.div_ceil(self.granule) as usize)
+    }
+
+    /// Requests whose bytes do not overlap. Each change falls behind or goes through.
+    fn together(&self, batch: &mut [Request<'_>], source: &dyn BlockDevice) -> Vec<Result<()>> {
+        let tracked = batch.iter().enumerate().filter_map(|(at, request)| {
+            let change = Change::of(request)?;
+            Some((at, change, self.granules_of(&change)?))
+        });
+        let (behind, through): (Vec<_>, Vec<_>) = tracked.partition(|(_, _, granules)| self.may_fall_behind(granules));
+        let held = self.granules.lock_all(through.iter().map(|(.., granules)| self.bytes(granules)).collect());
+        let through: Vec<Through<'_>> =
+            through.into_iter().map(|(at, change, granules)| self.claim(at, change, granules)).collect();
+        if planted(Mistake::MarkBeforeWrite) {
+            behind.iter().for_each(|(.., granules)| self.state().lag.written(granules.clone()));
+        }
+        let results = source.submit(batch);
+        for (at, _, granules) in behind {
+            // ORD-92: after the source, and also if it failed, since part of it may have been written.
+            let forgotten =
+                planted(Mistake::MarkBeforeWrite) || results[at].is_err() && planted(Mistake::FailedWriteUnmarked);
+            if !forgotten {
+                self.state().lag.written(granules);
+            }
+        }
+        if !through.is_empty() {
+            self.pass_on(&through, &results, source);
+        }
+        drop(held);
+        results
     }
 
     /// Whether no granule lies in `range` whole.
@@ -431,42 +521,19 @@ impl LiveMirror {
         let bound = match state.pace {
             _ if state.completing > 0 => return false,
             Pace::Background => usize::MAX,
-            Pace::Bounded if !state.ready && state.lag.first_pass_over() => return false,
+            Pace::Bounded if state.lag.first_pass_over() => return false,
             Pace::Bounded => self.bound,
             Pace::WriteThrough => return false,
         };
         state.lag.announce(granules, bound)
     }
 
-    /// A change of both disks.
-    fn through(&self, change: Change<'_>, granules: Range<usize>, source: &dyn BlockDevice) -> Result<()> {
-        let _held = self.granules.lock(self.bytes(&granules));
-        let (equal, claimed) = self.claim(&granules, &change);
-        let result = change.apply(source);
-        // A target's error is not the guest's: the copier will meet it, and tell of it.
-        let passed = result.is_ok()
-            && (equal.iter().chain(&claimed).try_for_each(|run| self.pass_on(&change, run, source)).is_ok()
-                || planted(Mistake::TargetErrorForgotten));
-        let mut state = self.state();
-        state.unsaved += change.range().end - change.range().start;
-        if !passed {
-            state.lag.mark(granules);
-        }
-        let any = !claimed.is_empty();
-        claimed.into_iter().for_each(|run| state.lag.landed(run, passed));
-        drop(state);
-        if any {
-            self.landed.notify_all();
-        }
-        result
-    }
-
-    /// The runs of granules that will be equal once the change is made to both disks: those that are equal now, and those
-    /// that are behind and will be overwritten whole, which are in flight from here on. What is behind and only partly
-    /// overwritten stays behind (ORD-94), and so does what is discarded, of which some bytes may stay as they are.
+    /// Finds the runs of granules that will be equal once the change is made to both disks: those that are equal now, and
+    /// those that are behind and will be overwritten whole, which are in flight from here on. What is behind and only
+    /// partly overwritten stays behind (ORD-94), and so does what is discarded, of which some bytes may stay as they are.
     ///
     /// Marks go before the source is written: whoever marks later wrote to the source later.
-    fn claim(&self, granules: &Range<usize>, change: &Change<'_>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+    fn claim<'a>(&self, at: usize, change: Change<'a>, granules: Range<usize>) -> Through<'a> {
         let range = change.range();
         let mut state = self.state();
         let (mut equal, mut claimed) = (Vec::new(), Vec::new());
@@ -488,16 +555,38 @@ impl LiveMirror {
                 true => {}
             }
         }
-        (equal, claimed)
+        Through { at, change, granules, equal, claimed }
     }
 
-    /// Makes to the target what of a change lies in `granules`.
-    fn pass_on(&self, change: &Change<'_>, granules: &Range<usize>, source: &dyn BlockDevice) -> Result<()> {
-        let part = change.within(&self.bytes(granules));
-        match part {
-            Change::Discard { start, end } => self.follow_discard(start..end, source),
-            _ => part.apply(&*self.target),
+    /// Makes changes to the target that the source has taken, where the two are to be equal.
+    ///
+    /// An error of the target's is not the guest's: the copier will meet it, and tell of it.
+    fn pass_on(&self, changes: &[Through<'_>], results: &[Result<()>], source: &dyn BlockDevice) {
+        let mut passed: Vec<bool> = changes.iter().map(|change| results[change.at].is_ok()).collect();
+        let (mut owners, mut requests) = (Vec::new(), Vec::new());
+        for (number, through) in changes.iter().enumerate().filter(|(_, through)| results[through.at].is_ok()) {
+            for run in through.equal.iter().chain(&through.claimed) {
+                match through.change.within(&self.bytes(run)) {
+                    Change::Discard { start, end } => passed[number] &= self.follow_discard(start..end, source).is_ok(),
+                    part => {
+                        owners.push(number);
+                        requests.push(part.request());
+                    }
+                }
+            }
         }
+        let taken = self.target.submit(&mut requests);
+        owners.into_iter().zip(taken).for_each(|(number, result)| passed[number] &= result.is_ok());
+        let mut state = self.state();
+        for (through, passed) in changes.iter().zip(passed) {
+            let passed = passed || results[through.at].is_ok() && planted(Mistake::TargetErrorForgotten);
+            if !passed {
+                state.lag.mark(through.granules.clone());
+            }
+            through.claimed.iter().for_each(|run| state.lag.landed(run.clone(), passed));
+        }
+        drop(state);
+        self.landed.notify_all();
     }
 
     /// What a discard leaves is the source's affair: zeros, or what was there. What the source's top does not hold was
@@ -528,4 +617,14 @@ fn extend(runs: &mut Vec<Range<usize>>, granule: usize) {
         Some(run) if run.end == granule => run.end += 1,
         _ => runs.push(granule..granule + 1),
     }
+}
+
+/// Whether no byte is in two of `ranges`.
+fn disjoint(mut ranges: Vec<Range<u64>>) -> bool {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.windows(2).all(|pair| pair[0].end <= pair[1].start)
+}
+
+fn all(results: Vec<Result<()>>) -> Result<()> {
+    results.into_iter().collect()
 }
