@@ -392,7 +392,16 @@ fn signals_cancel_cleanly() {
 fn demo_tells_its_story() {
     let place = Place::new();
     let told = lvd!("demo", "--size", "8M", "--directory", place.root()).ok().text();
-    for word in ["converted", "merged", "streamed", "mirrored", "All that was read was what had been written."] {
+    for word in [
+        "converted",
+        "streamed",
+        "taken",
+        "merged",
+        "ready",
+        "pivoted",
+        "verified",
+        "All that was read was what had been written.",
+    ] {
         assert!(told.contains(word), "no '{word}' in {told}");
     }
     assert_eq!(fs::read_dir(place.root()).expect("listed").count(), 0, "nothing is left");

@@ -103,6 +103,10 @@ impl Disk {
         &self.chain
     }
 
+    pub fn into_chain(self) -> Chain {
+        self.chain
+    }
+
     pub fn top(&self) -> Result<&Layer> {
         self.chain.layer(0)
     }

@@ -1,30 +1,37 @@
-//! `demo`: the whole story on temporary files. Everything that is written is read back and held against a model.
+//! `demo`: the whole story on temporary files. Jobs change the layers under a guest that never stops writing, and
+//! everything that is written is read back and held against a model.
 
+mod guest;
 mod model;
 
 use crate::args::{Cache, Demo, Format, Opening, Running};
 use crate::create::ParentOf;
-use crate::open::{self, Disk, Target};
+use crate::open::{Disk, Target, host};
 use crate::run::{self, Done};
 use crate::{output, signals};
-use lvd::chain::{Layer, RawDevice};
+use guest::{Guest, Moment, WRITERS};
+use lvd::chain::{Chain, ChainOptions, RawDevice};
 use lvd::image::CreateOptions;
-use lvd::jobs::{self, Job, Work};
+use lvd::jobs::{self, Job};
+use lvd::live::{self, LiveMirror};
 use lvd::storage::Storage;
 use lvd::units::Size;
 use lvd::{BlockDevice, Error, Result};
-use model::Model;
+use model::{Model, Random, SECTOR};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Writes between two jobs, and after how many of them the guest flushes.
-const WRITES: u64 = 2000;
-const FLUSH_EVERY: u64 = 32;
+/// Writes of the guest, at least, before a job and after it.
+const WRITES: u64 = 500;
+/// Bytes that a mirror copies at once.
+const PIECE: u64 = 1 << 20;
+/// Overlays note blocks of 4 KiB.
+const GRANULARITY_SHIFT: u8 = 12;
 
 pub fn demo(arguments: &Demo) -> Result<()> {
-    if arguments.size < 1 << 20 || arguments.size > 1 << 40 {
-        return Err(Error::Invalid("the demo's disk is from 1M to 1T".into()));
+    if arguments.size < 1 << 20 || arguments.size > 1 << 36 {
+        return Err(Error::Invalid("the demo's disk is from 1M to 64G".into()));
     }
     let begun = Instant::now();
     let place = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
@@ -34,15 +41,14 @@ pub fn demo(arguments: &Demo) -> Result<()> {
         .tempdir_in(&place)
         .map_err(|error| Error::io(&place.display().to_string(), "cannot make a directory in it", error))?;
     output::line(format!("LVD demo: a disk of {} in {}", Size(arguments.size), directory.path().display()))?;
-    let mut story = Story { directory: directory.path().to_owned(), model: Model::new(arguments.size) };
-    story.tell()?;
+    Story { directory: directory.path().to_owned(), size: arguments.size / SECTOR * SECTOR }.tell()?;
     let seconds = begun.elapsed().as_secs_f64();
     output::line(format!("All that was read was what had been written. {seconds:.1} s in all."))
 }
 
 struct Story {
     directory: PathBuf,
-    model: Model,
+    size: u64,
 }
 
 impl Story {
@@ -50,35 +56,60 @@ impl Story {
         self.directory.join(name)
     }
 
-    fn tell(&mut self) -> Result<()> {
-        self.base()?;
-        self.overlay()?;
-        self.guest_writes("the guest writes")?;
-        self.commit()?;
-        self.guest_writes("and writes again")?;
-        self.stream()?;
-        self.guest_writes("and again")?;
-        self.mirror()?;
-        self.check()
+    fn tell(&self) -> Result<()> {
+        let model = self.base()?;
+        let disk = self.overlay()?;
+        chapter("guest", &format!("{WRITERS} threads write to it from here to the end, and read what they wrote"))?;
+        let guest = Guest::new(disk, model);
+        guest.beside(|| {
+            self.chapter_beside(&guest, Story::stream)?;
+            self.chapter_beside(&guest, Story::snapshot)?;
+            self.chapter_beside(&guest, Story::merge)?;
+            self.chapter_beside(&guest, Story::commit)?;
+            self.chapter_beside(&guest, Story::move_away)?;
+            self.chapter_beside(&guest, Story::copy_out)
+        })?;
+        self.end(&guest)
+    }
+
+    /// One chapter, and how the guest fared in it.
+    fn chapter_beside(&self, guest: &Guest, tell: fn(&Story, &Guest) -> Result<()>) -> Result<()> {
+        guest.longest();
+        let (begun, before) = (Instant::now(), guest.requests());
+        guest.let_write(WRITES)?;
+        tell(self, guest)?;
+        guest.let_write(WRITES)?;
+        let (requests, seconds) = (guest.requests() - before, begun.elapsed().as_secs_f64());
+        let longest = guest.longest().as_secs_f64() * 1000.0;
+        let rate = requests as f64 / seconds;
+        line("guest", &format!("{requests} writes meanwhile, {rate:.0} a second, the longest {longest:.0} ms"))
     }
 
     /// A raw disk, half of it holes, becomes a complete image.
-    fn base(&mut self) -> Result<()> {
+    fn base(&self) -> Result<Model> {
         chapter("base.lvd", "a raw disk, half of it holes, is converted")?;
         let raw = Target::open(&self.path("base.raw"), Cache::Writeback)?;
-        raw.storage().set_size(self.model.size())?;
+        raw.storage().set_size(self.size)?;
         let device = RawDevice::new(raw.storage().clone(), true)?;
-        let begun = Instant::now();
-        let written = self.model.fill_half(&device)?;
+        let (begun, model) = (Instant::now(), Model::new(self.size));
+        let written = model.fill_half(&mut Random::new(0), &device)?;
         device.flush()?;
         fact("written", written, begun)?;
         drop((device, raw));
-        let done = self.copy("base.raw", Format::Raw, "base.lvd", Format::Lvd)?;
-        job_fact("converted", done)?;
-        self.verify("base.lvd", Format::Lvd)
+        let source = self.open("base.raw", Format::Raw)?;
+        let target = self.copy_target("base.lvd", Format::Lvd)?;
+        let top = target.layer(0)?;
+        job_fact(
+            "converted",
+            run_job(&Job::new(jobs::Mirror::full(source.chain().top(), top.clone(), true)?, host()))?,
+        )?;
+        target.close()?;
+        drop(target);
+        self.verify("base.lvd", Format::Lvd, |name, read| model.verify(name, read))?;
+        Ok(model)
     }
 
-    fn overlay(&mut self) -> Result<()> {
+    fn overlay(&self) -> Result<Arc<live::Disk>> {
         let begun = Instant::now();
         let top = self.path("top.lvd");
         let parent = ParentOf::open(&top, "base.lvd", None, Cache::Writeback)?;
@@ -90,107 +121,153 @@ impl Story {
         let target = Target::open(&top, Cache::Writeback)?;
         target.create(&options)?;
         let used = Size(target.storage().allocated()?.unwrap_or(0));
+        drop((parent, target));
         let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
-        chapter("top.lvd", &format!("an overlay of base.lvd, made in {milliseconds:.1} ms, takes {used}"))
+        chapter("top.lvd", &format!("an overlay of base.lvd, made in {milliseconds:.1} ms, takes {used}"))?;
+        Ok(live::Disk::new(Disk::open(&top, &Opening::default(), true)?.into_chain()))
     }
 
-    /// Requests of all sizes on any sectors, flushed as a guest does; then the whole disk is read.
-    fn guest_writes(&mut self, title: &str) -> Result<()> {
-        chapter("top.lvd", &format!("{title}: {WRITES} requests on any sectors, a flush after each {FLUSH_EVERY}"))?;
-        let disk = Disk::open(&self.path("top.lvd"), &Opening::default(), true)?;
-        let begun = Instant::now();
-        let mut written = 0;
-        for number in 1..=WRITES {
-            signals::go_on()?;
-            written += self.model.write_somewhere(disk.chain())?;
-            if number % FLUSH_EVERY == 0 {
-                disk.chain().flush()?;
-            }
-        }
-        disk.close()?;
-        drop(disk);
-        let seconds = begun.elapsed().as_secs_f64();
-        line("written", &format!("{} in {seconds:.2} s, {:.0} requests/s", Size(written), WRITES as f64 / seconds))?;
-        self.verify("top.lvd", Format::Lvd)
-    }
-
-    fn commit(&mut self) -> Result<()> {
-        chapter("commit", "what top.lvd holds is merged into base.lvd")?;
-        let disk = Disk::open_down_to(&self.path("top.lvd"), &Opening::default(), true, Some(1))?;
-        let work = jobs::Merge::new(disk.chain(), 0, 1, true)?;
-        job_fact("merged", run_at_rest(disk, work)?)?;
-        self.verify("base.lvd", Format::Lvd)?;
-        self.verify("top.lvd", Format::Lvd)
-    }
-
-    fn stream(&mut self) -> Result<()> {
+    fn stream(&self, guest: &Guest) -> Result<()> {
         chapter("stream", "top.lvd takes in what it lacks, and base.lvd is deleted")?;
-        let disk = Disk::open(&self.path("top.lvd"), &Opening::default(), true)?;
-        let work = jobs::Stream::new(disk.chain(), None)?;
-        job_fact("streamed", run_at_rest(disk, work)?)?;
+        job_fact("streamed", run_job(&guest.disk().stream(None)?)?)?;
         let base = self.path("base.lvd");
-        std::fs::remove_file(&base).map_err(|error| Error::io(&base.display().to_string(), "cannot delete", error))?;
-        self.verify("top.lvd", Format::Lvd)
+        std::fs::remove_file(&base).map_err(|error| Error::io(&base.display().to_string(), "cannot delete", error))
     }
 
-    fn mirror(&mut self) -> Result<()> {
-        chapter("mirror", "top.lvd is copied to mirror.lvd and to mirror.raw")?;
-        for (name, format) in [("mirror.lvd", Format::Lvd), ("mirror.raw", Format::Raw)] {
-            job_fact("mirrored", self.copy("top.lvd", Format::Lvd, name, format)?)?;
-            self.verify(name, format)?;
-        }
+    fn snapshot(&self, guest: &Guest) -> Result<()> {
+        chapter("snapshot", "the guest goes on in one.lvd, over top.lvd")?;
+        let moment = self.put_on_top(guest, "top.lvd", "one.lvd")?;
+        self.verify("top.lvd", Format::Lvd, |name, read| guest.verify_instant(name, &moment, read))
+    }
+
+    fn merge(&self, guest: &Guest) -> Result<()> {
+        chapter("merge", "the guest goes on in two.lvd; one.lvd, below it, is merged into top.lvd")?;
+        let moment = self.put_on_top(guest, "one.lvd", "two.lvd")?;
+        self.verify("one.lvd", Format::Lvd, |name, read| guest.verify_instant(name, &moment, read))?;
+        job_fact("merged", run_job(&guest.disk().merge(1, 2)?)?)?;
+        self.verify("top.lvd", Format::Lvd, |name, read| guest.verify_instant(name, &moment, read))
+    }
+
+    /// A snapshot of what is in `below`, and its moment.
+    fn put_on_top(&self, guest: &Guest, below: &str, name: &str) -> Result<Moment> {
+        let begun = Instant::now();
+        let overlay = Target::open(&self.path(name), Cache::Writeback)?;
+        let take = || guest.disk().snapshot(overlay.storage().clone(), below.to_owned(), GRANULARITY_SHIFT);
+        let ((), moment) = guest.moment(take)?;
+        line("taken", &format!("in {:.1} ms", begun.elapsed().as_secs_f64() * 1000.0))?;
+        Ok(moment)
+    }
+
+    fn commit(&self, guest: &Guest) -> Result<()> {
+        chapter(
+            "commit",
+            "two.lvd, that the guest writes to, and one.lvd are merged into top.lvd; the guest moves there",
+        )?;
+        let mirror = guest.disk().merge_active(2)?;
+        self.pivot(guest, &mirror)?;
         Ok(())
     }
 
-    /// A complete image is raw behind its header: read by the host's plain file, it shows the same disk.
-    fn check(&mut self) -> Result<()> {
-        chapter("top.lvd", "is complete now: a raw disk behind a header")?;
-        let disk = Disk::open(&self.path("top.lvd"), &Opening::default(), false)?;
-        let image = disk.chain().image(0)?;
+    fn move_away(&self, guest: &Guest) -> Result<()> {
+        chapter("mirror", "top.lvd is mirrored to moved.lvd; the guest moves there")?;
+        let mirror = guest.disk().mirror(self.copy_target("moved.lvd", Format::Lvd)?)?;
+        let (old, moment) = self.pivot(guest, &mirror)?;
+        old.close()?;
+        // Both hold the file.
+        drop((old, mirror));
+        self.verify("top.lvd", Format::Lvd, |name, read| guest.verify_instant(name, &moment, read))
+    }
+
+    fn copy_out(&self, guest: &Guest) -> Result<()> {
+        chapter("mirror", "moved.lvd is mirrored to copy.raw, which is let go of at an instant")?;
+        let mirror = guest.disk().mirror(self.copy_target("copy.raw", Format::Raw)?)?;
+        self.until_ready(&mirror)?;
+        let (copy, moment) = guest.moment(|| guest.disk().split(&mirror))?;
+        copy.close()?;
+        drop((copy, mirror));
+        self.verify("copy.raw", Format::Raw, |name, read| guest.verify_instant(name, &moment, read))
+    }
+
+    /// Copies until the mirror is ready, lets the guest write on, and moves it. The old layers, and the moment.
+    fn pivot(&self, guest: &Guest, mirror: &Arc<LiveMirror>) -> Result<(Arc<Chain>, Moment)> {
+        self.until_ready(mirror)?;
+        guest.let_write(WRITES)?;
+        guest.longest();
+        let (old, moment) = guest.moment(|| guest.disk().pivot(mirror))?;
+        line("pivoted", &format!("the guest waited for at most {:.1} ms", guest.longest().as_secs_f64() * 1000.0))?;
+        Ok((old, moment))
+    }
+
+    fn until_ready(&self, mirror: &LiveMirror) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            signals::go_on()?;
+            let progress = mirror.step(PIECE)?;
+            if progress.ready {
+                let seconds = begun.elapsed().as_secs_f64();
+                let copied = Size(progress.copied);
+                return line("ready", &format!("{copied} copied in {seconds:.2} s, {} behind", Size(progress.lag)));
+            }
+            std::thread::sleep(progress.wait.unwrap_or_default());
+        }
+    }
+
+    /// The guest has stopped. A complete image is raw behind its header: read by the host's plain file, it shows the disk.
+    fn end(&self, guest: &Guest) -> Result<()> {
+        chapter("moved.lvd", "is complete: a raw disk behind a header")?;
+        guest.disk().close()?;
+        let chain = guest.disk().chain();
+        let image = chain.image(0)?;
         let report = image.check()?;
         if report.corruptions > 0 || report.unclean || !image.complete() {
             return Err(Error::Invalid(format!("{}: not sound, closed and complete: {report:?}", image.name())));
         }
         let (file, start) = image.data_location();
         let begun = Instant::now();
-        self.model.verify("the plain file", |buffer, offset| file.read_at(buffer, start + offset))?;
-        fact("verified", self.model.size(), begun)
+        guest.verify("the plain file", |buffer, offset| file.read_at(buffer, start + offset))?;
+        fact("verified", self.size, begun)
     }
 
-    fn copy(&self, source: &str, source_format: Format, target: &str, format: Format) -> Result<Done> {
-        let opening = Opening { format: Some(source_format), ..Opening::default() };
-        let source = Disk::open(&self.path(source), &opening, false)?;
-        let target = Target::open(&self.path(target), Cache::Writeback)?;
-        let layer = match format {
+    fn open(&self, name: &str, format: Format) -> Result<Disk> {
+        Disk::open(&self.path(name), &Opening { format: Some(format), ..Opening::default() }, false)
+    }
+
+    /// A new file that a disk is copied into.
+    fn copy_target(&self, name: &str, format: Format) -> Result<Chain> {
+        let target = Target::open(&self.path(name), Cache::Writeback)?;
+        match format {
             Format::Lvd => {
-                let virtual_size = source.chain().size();
-                target.create(&CreateOptions { virtual_size, copy_mark: true, ..CreateOptions::default() })?;
-                Layer::Lvd(target.image()?)
+                let options = CreateOptions { virtual_size: self.size, copy_mark: true, ..CreateOptions::default() };
+                target.create(&options)?;
+                target.chain(Cache::Writeback)
             }
-            Format::Raw => Layer::Raw(Arc::new(RawDevice::new(target.storage().clone(), true)?)),
-        };
-        let job = Job::new(jobs::Mirror::full(source.chain().top(), layer.clone(), true)?, open::host());
-        let done = run::run(&job, job.kind(), &Running::default())?;
-        layer.close()?;
-        Ok(done)
+            Format::Raw => {
+                target.storage().set_size(self.size)?;
+                Chain::open_raw(
+                    target.storage().clone(),
+                    host(),
+                    &ChainOptions { write: true, ..ChainOptions::default() },
+                )
+            }
+        }
     }
 
-    /// Opens the disk anew, reads all of it and holds it against the model.
-    fn verify(&self, name: &str, format: Format) -> Result<()> {
-        let opening = Opening { format: Some(format), ..Opening::default() };
-        let disk = Disk::open(&self.path(name), &opening, false)?;
+    /// Opens the disk anew and has all of it read.
+    fn verify(
+        &self,
+        name: &str,
+        format: Format,
+        verify: impl FnOnce(&str, &(dyn Fn(&mut [u8], u64) -> Result<()> + Sync)) -> Result<()>,
+    ) -> Result<()> {
+        let disk = self.open(name, format)?;
         let begun = Instant::now();
-        self.model.verify(name, |buffer, offset| disk.chain().read_at(buffer, offset))?;
-        fact("verified", self.model.size(), begun)
+        verify(name, &|buffer, offset| disk.chain().read_at(buffer, offset))?;
+        fact("verified", self.size, begun)
     }
 }
 
-/// Runs a job within a disk and lets go of the disk.
-fn run_at_rest(disk: Disk, work: impl Work + 'static) -> Result<Done> {
-    let job = Job::new(work, disk.chain().host().clone());
-    let done = run::run(&job, job.kind(), &Running::default())?;
-    disk.close()?;
-    Ok(done)
+fn run_job(job: &Job) -> Result<Done> {
+    run::run(job, job.kind(), &Running::default())
 }
 
 fn chapter(name: &str, text: &str) -> Result<()> {
