@@ -9,7 +9,7 @@ use super::fuzz::files::Files;
 use super::fuzz::span::{Granule, Size, Span};
 use super::host::SimHost;
 use crate::chain::{Chain, ChainOptions};
-use crate::device::{BlockDevice, ExtentKind};
+use crate::device::{BlockDevice, ExtentKind, Request};
 use crate::error::{Error, Result};
 use crate::format::MergeMark;
 use crate::image::{CreateOptions, Image};
@@ -82,6 +82,8 @@ pub enum Act {
     Write(Stretch, u8),
     WriteAgain(Stretch, u8),
     Zero(Stretch, bool),
+    /// Two writes, and zeros, in one batch.
+    Batch([Stretch; 3], u8),
     Discard(Stretch),
     Read(Stretch),
     Flush,
@@ -182,6 +184,7 @@ impl Scene {
         match act {
             Act::Write(stretch, byte) | Act::WriteAgain(stretch, byte) => self.write(stretch, byte),
             Act::Zero(stretch, unmap) => self.zero(stretch, unmap),
+            Act::Batch(stretches, byte) => self.batch(stretches, byte),
             Act::Discard(stretch) => self.discard(stretch),
             Act::Read(stretch) => self.read(stretch),
             Act::Flush => self.guest("flush", self.disk.flush()),
@@ -236,6 +239,33 @@ impl Scene {
         self.guest("zeros", self.disk.write_zeroes(range.clone(), unmap));
         self.model.zero(range.clone());
         self.check(range);
+    }
+
+    /// Of stretches that overlap only the first takes part: which one comes last is nobody's promise.
+    fn batch(&mut self, stretches: [Stretch; 3], byte: u8) {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for range in stretches.map(|stretch| stretch.on(self.model.size())) {
+            if ranges.iter().all(|other| range.end <= other.start || other.end <= range.start) {
+                ranges.push(range);
+            }
+        }
+        let data: Vec<Vec<u8>> =
+            ranges.iter().map(|range| vec![byte | 1; (range.end - range.start) as usize]).collect();
+        let request = |(number, range): (usize, &Range<u64>)| match number {
+            2 => Request::WriteZeroes { range: range.clone(), unmap: byte.is_multiple_of(2) },
+            _ => Request::Write { data: &data[number], offset: range.start },
+        };
+        let mut batch: Vec<Request<'_>> = ranges.iter().enumerate().map(request).collect();
+        for result in self.disk.submit(&mut batch) {
+            self.guest("batch", result);
+        }
+        for (number, range) in ranges.into_iter().enumerate() {
+            match number {
+                2 => self.model.zero(range.clone()),
+                _ => self.model.write(&data[number], range.start),
+            }
+            self.check(range);
+        }
     }
 
     /// Each byte is zero afterwards or as it was, and stays what it is then.
