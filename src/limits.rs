@@ -14,6 +14,12 @@ pub const MAX_SIZE: u64 = 1 << 60;
 pub const MAX_OFFSET: u64 = 1 << 61;
 /// Smallest and largest granularity, as powers of two.
 pub const GRANULARITY_SHIFTS: std::ops::RangeInclusive<u8> = 12..=24;
+/// The same for the regions of an intent section.
+pub const INTENT_SHIFTS: std::ops::RangeInclusive<u8> = 12..=48;
+/// Bytes of a bitmap's name.
+pub const BITMAP_NAME: std::ops::RangeInclusive<usize> = 1..=1023;
+/// Most bits of a dirty bitmap.
+pub const MAX_BITMAP_BITS: u64 = 1 << 36;
 /// Most sections in one file.
 pub const MAX_SECTIONS: usize = 64;
 /// Longest parent hint in bytes.

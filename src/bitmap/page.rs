@@ -63,6 +63,16 @@ impl Page {
         page
     }
 
+    /// The page with every bit set that lies in a broken sector, for bitmaps of which too many set bits do no harm.
+    pub fn with_bad_set(mut self) -> Page {
+        for (number, bad) in self.bad.iter_mut().enumerate().filter(|(_, bad)| bad.is_some()) {
+            *bad = None;
+            self.words[number * WORDS_PER_SECTOR..][..WORDS_PER_SECTOR].fill_with(|| AtomicU64::new(u64::MAX));
+            *self.written.get_mut() |= 1 << number;
+        }
+        self
+    }
+
     fn load(&mut self, number: usize, sector: &[u8; SECTOR_BYTES]) {
         let words = &mut self.words[number * WORDS_PER_SECTOR..][..WORDS_PER_SECTOR];
         for (word, bytes) in words.iter_mut().zip(sector.as_chunks::<8>().0) {

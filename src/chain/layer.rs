@@ -111,7 +111,7 @@ impl Layer {
     }
 
     /// Makes durable what it shows: a process that was killed may have left it in the page cache alone (CHN-07).
-    fn secure(&self) -> Result<()> {
+    pub(crate) fn secure(&self) -> Result<()> {
         match self {
             Layer::Lvd(image) if image.writable() => image.flush(),
             Layer::Lvd(image) => {

@@ -1,5 +1,6 @@
 //! The header: its bytes, and what they say.
 
+use super::bitmap::{Bitmap, Point};
 use super::flaw::{require, support};
 use super::kinds::{Kind, SectionKind, State};
 use super::layout::{Bytes, OnDisk, on_disk};
@@ -74,7 +75,11 @@ pub struct Header {
     pub copy_mark: Option<CopyMark>,
     /// The file that a sidecar serves.
     pub host: Option<HostRecord>,
-    /// Records of unknown type, kept byte for byte.
+    /// The dirty bitmaps, in the order of their records.
+    pub bitmaps: Vec<Bitmap>,
+    /// The backup points; the first one counts.
+    pub points: Vec<Point>,
+    /// Records of unknown type, and bitmaps that are none, kept byte for byte.
     pub unknown: Vec<RawRecord>,
 }
 
@@ -114,6 +119,8 @@ impl Header {
             merge_mark: None,
             copy_mark: None,
             host: None,
+            bitmaps: Vec::new(),
+            points: Vec::new(),
             unknown: Vec::new(),
         }
     }

@@ -74,8 +74,22 @@ numbered! {
 numbered! {
     /// The format of the file that a sidecar serves.
     HostFormat: u32 {
+        /// An LVD image, which has its own header.
+        Lvd = 1 "lvd",
         /// The bytes themselves.
         Raw = 2 "raw",
+    }
+}
+
+numbered! {
+    /// What a dirty bitmap does.
+    BitmapState: u16 {
+        /// It tells of changes up to its epoch, and of no later ones.
+        Disabled = 0 "disabled",
+        /// Changes are marked in it.
+        Recording = 1 "recording",
+        /// A backup reads it; its successor records.
+        Frozen = 2 "frozen",
     }
 }
 

@@ -7,11 +7,12 @@
 //! |---|---|
 //! | `layout` | declares a structure and its table in one place |
 //! | `header`, `slots` | the header, and which of its two slots counts |
-//! | `record`, `section` | the records, the place and size of a section |
+//! | `record`, `bitmap`, `section` | the records, the place and size of a section |
 //! | `rules` | the rules that a header keeps as a whole |
 //! | `seal` | the sealed sectors of a section |
 //! | `kinds`, `uuid` | numbers with names, identities |
 
+mod bitmap;
 mod flaw;
 mod header;
 mod kinds;
@@ -25,11 +26,12 @@ mod slots;
 mod tests;
 mod uuid;
 
+pub use bitmap::{Bitmap, Point};
 pub use flaw::Flaw;
 pub use header::Header;
 #[cfg(feature = "testing")]
 pub use header::fix_checksum;
-pub use kinds::{HostFormat, Kind, ParentFormat, SectionKind, State};
+pub use kinds::{BitmapState, HostFormat, Kind, ParentFormat, SectionKind, State};
 pub use layout::{Field, Structure};
 pub use record::{CopyMark, HostRecord, Identity, MergeMark, Parent, RawRecord};
 pub use seal::{BITS_PER_PAGE, BITS_PER_SECTOR, PAYLOAD_BYTES, SECTORS_PER_PAGE, SectorState, check_sector, seal};
@@ -49,6 +51,8 @@ pub fn structures() -> Vec<Structure> {
         record::MergeMarkBody::structure(),
         record::CopyMarkBody::structure(),
         record::HostBody::structure(),
+        bitmap::BitmapBody::structure(),
+        bitmap::PointBody::structure(),
         seal::SealedSector::structure(),
     ]
 }

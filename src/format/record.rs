@@ -1,5 +1,6 @@
 //! The records behind the fixed header: their bytes, and what they say.
 
+use super::bitmap::{self, Point};
 use super::flaw::{require, support};
 use super::kinds::{HostFormat, ParentFormat, SectionKind};
 use super::layout::{Bytes, OnDisk, on_disk};
@@ -20,6 +21,8 @@ pub(super) const PARENT: u16 = 2;
 pub(super) const MERGE_MARK: u16 = 3;
 pub(super) const COPY_MARK: u16 = 4;
 pub(super) const HOST: u16 = 5;
+pub(super) const BITMAP: u16 = 6;
+pub(super) const POINT: u16 = 7;
 
 on_disk! {
     /// What every record starts with.
@@ -80,7 +83,7 @@ on_disk! {
         format: u32,
         reserved: Bytes<4>,
         length: u64,
-        reserved2: Bytes<16>,
+        former: Uuid,
     }
 }
 
@@ -129,6 +132,9 @@ pub struct HostRecord {
     pub format: HostFormat,
     /// Its length in bytes.
     pub length: u64,
+    /// What the bitmaps are bound by: of a raw volume its fingerprint, of an image its epoch before the one at hand. Nil
+    /// if there is none.
+    pub former: Uuid,
 }
 
 /// A record whose type is not known, kept byte for byte.
@@ -157,7 +163,9 @@ pub(super) fn decode_records(mut bytes: &[u8], count: u32, header: &mut Header) 
         // One record takes eight bytes at least, so that the count stays far below its type's maximum.
         (seen, last, bytes) = (seen + 1, head.record_type, rest);
     }
-    require(seen == count, Violation::RecordWalk)
+    require(seen == count, Violation::RecordWalk)?;
+    header.admit_bitmaps();
+    Ok(())
 }
 
 /// A record, and what follows its padding.
@@ -195,6 +203,10 @@ fn decode_record(head: RecordHead, payload: &[u8], header: &mut Header) -> Resul
         MERGE_MARK => put(&mut header.merge_mark, decode_merge_mark(payload)?)?,
         COPY_MARK => put(&mut header.copy_mark, decode_copy_mark(payload)?)?,
         HOST => put(&mut header.host, decode_host(payload)?)?,
+        POINT if !required && payload.len() == 32 => {
+            header.points.extend(bitmap::decode_point(payload));
+            return Ok(());
+        }
         record_type => {
             support(!required, Violation::RequiredRecord, || format!("a record of type {record_type}"))?;
             header.unknown.push(RawRecord { record_type, flags: head.flags, payload: payload.to_vec() });
@@ -263,10 +275,10 @@ fn decode_copy_mark(payload: &[u8]) -> Result<Option<CopyMark>, Flaw> {
 
 fn decode_host(payload: &[u8]) -> Result<Option<HostRecord>, Flaw> {
     let Some(body) = whole::<HostBody>(payload)? else { return Ok(None) };
-    require(body.reserved == Bytes::ZERO && body.reserved2 == Bytes::ZERO, Violation::RecordLength)?;
+    require(body.reserved == Bytes::ZERO, Violation::RecordLength)?;
     let format = HostFormat::from_number(body.format);
     support(format.is_some(), Violation::HostFormat, || format!("a host of format {}", body.format))?;
-    Ok(Some(HostRecord { format: format.unwrap_or(HostFormat::Raw), length: body.length }))
+    Ok(Some(HostRecord { format: format.unwrap_or(HostFormat::Raw), length: body.length, former: body.former }))
 }
 
 /// The records of `header` as bytes, and how many they are. Ascending by type, else in the order they stand in.
@@ -284,9 +296,14 @@ pub(super) fn encode_records(header: &Header) -> Result<(Vec<u8>, u32), Violatio
     }));
     records.extend(header.host.iter().map(|host| {
         let (format, length) = (host.format.number(), host.length);
-        let body = HostBody { format, reserved: Bytes::ZERO, length, reserved2: Bytes::ZERO };
+        let body = HostBody { format, reserved: Bytes::ZERO, length, former: host.former };
         RawRecord { record_type: HOST, flags: REQUIRED, payload: body.to_bytes() }
     }));
+    for bitmap in &header.bitmaps {
+        records.push(RawRecord { record_type: BITMAP, flags: 0, payload: bitmap::encode(bitmap)? });
+    }
+    let point = |point: &Point| RawRecord { record_type: POINT, flags: 0, payload: bitmap::encode_point(point) };
+    records.extend(header.points.iter().map(point));
     records.extend(header.unknown.iter().cloned());
     records.sort_by_key(|record| record.record_type);
 

@@ -1,7 +1,7 @@
 //! The rules that a header keeps as a whole, whether it was read or is about to be written.
 
 use super::flaw::{require, support};
-use super::kinds::{Kind, SectionKind};
+use super::kinds::{HostFormat, Kind, SectionKind};
 use super::record::{REQUIRED, known};
 use super::{Flaw, Header};
 use crate::limits::{MAX_SECTIONS, MAX_SIZE, PAGE_SIZE, SLOTS_END};
@@ -91,6 +91,8 @@ impl Header {
         }
         // SEC-09 and SID-01 both ask for a host; each file without one breaks the rule that says more about it.
         let homeless = if self.allocation().is_some() { Violation::AllocationHome } else { Violation::SidecarHost };
+        let own = self.host.is_none_or(|host| host.format == HostFormat::Raw) || self.allocation().is_none();
+        require(own, Violation::AllocationHome)?;
         require(self.kind == Kind::Image || self.host.is_some(), homeless)?;
         require(self.kind == Kind::Sidecar || self.host.is_none(), Violation::SidecarHost)?;
         require(self.host.is_none_or(|host| host.length >= self.virtual_size), Violation::HostCovers)

@@ -4,7 +4,7 @@ use super::flaw::{require, support};
 use super::kinds::SectionKind;
 use super::seal::{BITS_PER_PAGE, BITS_PER_SECTOR};
 use super::{Flaw, Uuid};
-use crate::limits::{GRANULARITY_SHIFTS, MAX_OFFSET, PAGE_SIZE, SLOTS_END};
+use crate::limits::{GRANULARITY_SHIFTS, INTENT_SHIFTS, MAX_OFFSET, PAGE_SIZE, SLOTS_END};
 use crate::violation::Violation;
 use std::ops::Range;
 
@@ -71,7 +71,8 @@ impl Section {
         require(!self.id.is_nil(), Violation::SectionId)?;
         // What the bits of an unknown kind mean, or whether it has any, is not known either.
         if self.kind.known() {
-            require(GRANULARITY_SHIFTS.contains(&self.granularity_shift), Violation::Granularity)?;
+            let shifts = if self.kind == SectionKind::Intent { INTENT_SHIFTS } else { GRANULARITY_SHIFTS };
+            require(shifts.contains(&self.granularity_shift), Violation::Granularity)?;
             let needed = Section::needed_length(self.covered, self.granularity_shift);
             require(self.length >= needed, Violation::SectionLength)?;
         }

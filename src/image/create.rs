@@ -63,9 +63,22 @@ impl Image {
         if volume.size()? < options.virtual_size {
             return Err(Error::Invalid(format!("{}: shorter than the disk it is to hold", volume.name())));
         }
-        header.host = Some(HostRecord { format: HostFormat::Raw, length: options.virtual_size });
+        header.host = Some(HostRecord { format: HostFormat::Raw, length: options.virtual_size, former: Uuid::NIL });
         let end = add_allocation(&mut header, host, options, SLOTS_END)?;
         write_new(sidecar, &header, end, end)
+    }
+
+    /// Makes `sidecar` the sidecar of the raw `volume`, which stays the whole disk: for bitmaps.
+    ///
+    /// # Errors
+    /// As [`Image::create`].
+    pub fn create_beside(sidecar: &dyn Storage, volume: &dyn Storage, host: &dyn Host) -> Result<()> {
+        let size = volume.size()?;
+        let mut header =
+            new_header(Kind::Sidecar, host, &CreateOptions { virtual_size: size, ..CreateOptions::default() });
+        let former = Uuid(volume.fingerprint()?);
+        header.host = Some(HostRecord { format: HostFormat::Raw, length: size, former });
+        write_new(sidecar, &header, SLOTS_END, SLOTS_END)
     }
 }
 

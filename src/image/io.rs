@@ -102,7 +102,7 @@ impl BlockDevice for Image {
         while at < end {
             let (present, stop) = layout.run(at, end)?;
             if present {
-                self.order.begin(Session::Writing, layout.allocation.as_ref())?;
+                self.begin_writing(&layout, &(at..stop))?;
                 self.zero(&layout, at..stop, true)?;
                 self.order.wrote();
                 if let (Some(allocation), true) = (&layout.allocation, planted(Mistake::DiscardGivesUp)) {
@@ -117,9 +117,13 @@ impl BlockDevice for Image {
     fn flush(&self) -> Result<()> {
         let layout = read(&self.layout);
         if self.writable {
-            self.order.secure_found(layout.allocation.as_ref())?;
+            self.order.secure_found()?;
         }
-        self.order.flush(layout.allocation.as_ref())
+        self.order.flush(layout.allocation.as_ref())?;
+        if layout.bitmaps.recording() && self.order.session() == Session::Writing {
+            self.order.metadata(layout.bitmaps.fold_if_due(self.order.now()))?;
+        }
+        Ok(())
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
@@ -224,8 +228,14 @@ impl Image {
         if range.is_empty() {
             return Ok(false);
         }
-        self.order.begin(Session::Writing, layout.allocation.as_ref())?;
+        self.begin_writing(layout, range)?;
         Ok(true)
+    }
+
+    /// What comes before a change of `range`: the session, and a note of it in the dirty bitmaps.
+    fn begin_writing(&self, layout: &Layout, range: &Range<u64>) -> Result<()> {
+        self.order.begin(Session::Writing)?;
+        if layout.bitmaps.recording() { self.order.metadata(layout.bitmaps.note(range)) } else { Ok(()) }
     }
 
     /// Data is written: the blocks are this layer's. Their bits are durable after the next flush.
@@ -305,7 +315,7 @@ impl Image {
                 at = end;
                 continue;
             }
-            self.order.begin(Session::Filling, Some(allocation))?;
+            self.order.begin(Session::Filling)?;
             let (next, moved) = self.fill_piece(&layout, allocation, at..end)?;
             self.relieve(allocation)?;
             copied += if moved { next - at } else { 0 };

@@ -4,11 +4,13 @@
 //! - `io` serves the guest: it finds who holds a block, and moves blocks into this layer;
 //! - `alloc` holds the allocation bits;
 //! - `order` is the only place that decides when a header, a bit or a barrier is written;
+//! - `dirty` notes what the guest changes, in its dirty bitmaps (`spec/bitmaps.md`);
 //! - `reshape` changes size, parent and sections; `check` looks for damage.
 
 mod alloc;
 mod check;
 mod create;
+mod dirty;
 mod io;
 mod open;
 mod order;
@@ -18,15 +20,17 @@ mod tests;
 
 pub use check::{CheckReport, Finding};
 pub use create::CreateOptions;
+pub use dirty::{BitmapInfo, NewBitmap, Trust};
 pub use open::OpenOptions;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::{Header, MergeMark, State, Uuid};
+use crate::format::{Header, MergeMark, Point, State, Uuid};
 use crate::range_lock::RangeLocks;
 use crate::storage::Storage;
 use crate::sync::{Arc, RwLock, read, write};
 use alloc::Allocation;
+use dirty::Bitmaps;
 use order::{Order, Session};
 use std::ops::Range;
 
@@ -56,19 +60,21 @@ struct Layout {
     data_offset: u64,
     granule: u64,
     allocation: Option<Allocation>,
+    bitmaps: Bitmaps,
     below: Option<Arc<dyn BlockDevice>>,
     /// Bytes of `below` that shine through; zeros beyond.
     visible: u64,
 }
 
 impl Layout {
-    fn new(header: &Header, file: &Arc<dyn Storage>, cache_bytes: u64) -> Layout {
+    fn new(header: &Header, file: &Arc<dyn Storage>, cache_bytes: u64, bitmaps: Bitmaps) -> Layout {
         let section = header.allocation().cloned();
         Layout {
             size: header.virtual_size,
             data_offset: header.data_offset,
             granule: section.as_ref().map_or(1, |section| 1 << section.granularity_shift),
             allocation: section.map(|section| Allocation::new(file.clone(), section, cache_bytes)),
+            bitmaps,
             below: None,
             visible: header.parent.as_ref().map_or(0, |parent| parent.visible_length),
         }
@@ -163,10 +169,10 @@ impl Image {
     /// Setting it replaces the epoch in the same update (ORD-80): the content is about to change.
     /// Clearing it changes neither content nor epoch. Durable on return.
     pub fn set_merge_mark(&self, mark: Option<MergeMark>) -> Result<()> {
-        let layout = write(&self.layout);
+        let _held_still = write(&self.layout);
         self.check_writable()?;
         let session = if mark.is_some() { Session::Writing } else { Session::None };
-        self.order.change_header(session, layout.allocation.as_ref(), |header| header.merge_mark = mark)
+        self.order.change_header(session, |header| header.merge_mark = mark)
     }
 
     /// Says that the image is now a whole copy: all data is durable before the mark goes (ORD-90).
@@ -174,7 +180,14 @@ impl Image {
         let layout = write(&self.layout);
         self.check_writable()?;
         self.order.flush(layout.allocation.as_ref())?;
-        self.order.change_header(Session::None, layout.allocation.as_ref(), |header| header.copy_mark = None)
+        self.order.change_header(Session::None, |header| header.copy_mark = None)
+    }
+
+    /// Says of which moments the image is a backup (`spec/bitmaps.md`, section 8). Durable on return.
+    pub fn set_points(&self, points: Vec<Point>) -> Result<()> {
+        let _held_still = write(&self.layout);
+        self.check_writable()?;
+        self.order.change_header(Session::None, |header| header.points = points)
     }
 
     /// Makes everything durable and gives the content an epoch of its own, if it changed (law E).
@@ -185,7 +198,10 @@ impl Image {
         let layout = write(&self.layout);
         if self.writable && self.header().state != State::Closed {
             // Left by a crash, if no session of ours: closing it now gives its content a name again.
-            self.order.begin(Session::Filling, layout.allocation.as_ref())?;
+            self.order.begin(Session::Filling)?;
+        }
+        if self.order.session() == Session::Writing {
+            self.order.metadata(layout.bitmaps.fold(true))?;
         }
         self.order.seal(layout.allocation.as_ref())
     }

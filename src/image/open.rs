@@ -1,9 +1,10 @@
 //! Opening: the header decides, and nothing is written.
 
+use super::dirty::Bitmaps;
 use super::order::Order;
 use super::{Image, Layout};
 use crate::error::{Error, Result};
-use crate::format::{Chosen, Header, Kind, choose};
+use crate::format::{Chosen, Header, Kind, State, Uuid, choose};
 use crate::limits::SLOT_SIZE;
 use crate::range_lock::RangeLocks;
 use crate::storage::{Host, Storage};
@@ -50,7 +51,7 @@ impl Image {
             let name = file.name();
             return Err(Error::Denied(format!("{name}: a sidecar; it opens together with the volume it serves")));
         }
-        Image::assemble(file.clone(), file, host, chosen, options)
+        Image::assemble(file.clone(), file, host, chosen, false, options)
     }
 
     /// Opens the raw `volume` through the allocation section in `sidecar`: copy-on-read into a volume. Without one
@@ -71,7 +72,10 @@ impl Image {
         };
         let fits = volume.size()? >= named;
         require(fits, Violation::HostLength, |rule| Error::corrupt(sidecar.name(), None, rule))?;
-        Image::assemble(sidecar, volume, host, chosen, options)
+        let header = &chosen.header;
+        let former = header.host.map_or(Uuid::NIL, |host| host.former);
+        let distrust = header.state == State::Closed && !former.is_nil() && former.0 != volume.fingerprint()?;
+        Image::assemble(sidecar, volume, host, chosen, distrust, options)
     }
 
     fn assemble(
@@ -79,6 +83,7 @@ impl Image {
         data: Arc<dyn Storage>,
         host: Arc<dyn Host>,
         chosen: Chosen,
+        distrust: bool,
         options: &OpenOptions,
     ) -> Result<Image> {
         let header = &chosen.header;
@@ -91,9 +96,9 @@ impl Image {
             }
         }
         Ok(Image {
-            layout: RwLock::new(Layout::new(header, &file, options.cache_bytes)),
+            layout: RwLock::new(Layout::new(header, &file, options.cache_bytes, Bitmaps::new(header, &file, distrust))),
             ranges: RangeLocks::default(),
-            order: Order::new(file.clone(), data.clone(), host, chosen),
+            order: Order::new(file.clone(), data.clone(), host, chosen, distrust),
             writable: options.write,
             cache_bytes: options.cache_bytes,
             file,

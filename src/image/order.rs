@@ -2,11 +2,12 @@
 
 use super::alloc::Allocation;
 use crate::error::{Error, Result};
-use crate::format::{Chosen, Header, State, Uuid};
+use crate::format::{Chosen, Header, Section, State, Uuid};
 use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::storage::{Host, Storage};
 use crate::switch::{Step, skipped};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, OnceLock, Ordering, lock, wait};
+use std::time::Duration;
 
 /// Bytes of pages that are read and rewritten at once after an unclean session.
 const REWRITE_CHUNK: u64 = 1 << 20;
@@ -60,10 +61,18 @@ pub(super) struct Order {
     rounds: Mutex<Rounds>,
     round_ended: Condvar,
     poison: OnceLock<String>,
+    /// The bitmaps that record are stale, though their epoch is the header's: it must not go on agreeing.
+    distrust: AtomicBool,
 }
 
 impl Order {
-    pub(super) fn new(file: Arc<dyn Storage>, data: Arc<dyn Storage>, host: Arc<dyn Host>, found: Chosen) -> Order {
+    pub(super) fn new(
+        file: Arc<dyn Storage>,
+        data: Arc<dyn Storage>,
+        host: Arc<dyn Host>,
+        found: Chosen,
+        distrust: bool,
+    ) -> Order {
         let Chosen { header, bytes, slot: newest, equal } = found;
         let unclean = header.state != State::Closed;
         Order {
@@ -76,6 +85,7 @@ impl Order {
             rounds: Mutex::default(),
             round_ended: Condvar::new(),
             poison: OnceLock::new(),
+            distrust: AtomicBool::new(distrust),
         }
     }
 
@@ -119,7 +129,7 @@ impl Order {
     }
 
     /// Begins a session, or raises the one there is, before the first change of its kind.
-    pub(super) fn begin(&self, session: Session, allocation: Option<&Allocation>) -> Result<()> {
+    pub(super) fn begin(&self, session: Session) -> Result<()> {
         self.check_poison()?;
         if self.session() >= session {
             return Ok(());
@@ -132,9 +142,9 @@ impl Order {
         let mut header = (*slots.header).clone();
         self.enter(&mut header, session);
         if session == Session::Writing && !skipped(Step::EpochAtStart) {
-            header.epoch = Uuid(self.host.random());
+            self.renew(&mut header);
         }
-        self.update(&mut slots, header, allocation)?;
+        self.update(&mut slots, header)?;
         self.session.store(session as u8, Ordering::Release);
         Ok(())
     }
@@ -142,22 +152,17 @@ impl Order {
     /// Changes the header in one update, with the session that the change belongs to.
     ///
     /// `Session::None` keeps state and epoch; `Session::Writing` replaces the epoch.
-    pub(super) fn change_header(
-        &self,
-        session: Session,
-        allocation: Option<&Allocation>,
-        edit: impl FnOnce(&mut Header),
-    ) -> Result<()> {
+    pub(super) fn change_header(&self, session: Session, edit: impl FnOnce(&mut Header)) -> Result<()> {
         self.check_poison()?;
         let mut slots = lock(&self.slots);
         let session = self.at_least(session, &slots.header);
         let mut header = (*slots.header).clone();
         edit(&mut header);
         if session == Session::Writing {
-            header.epoch = Uuid(self.host.random());
+            self.renew(&mut header);
         }
         self.enter(&mut header, session);
-        self.update(&mut slots, header, allocation)?;
+        self.update(&mut slots, header)?;
         self.session.fetch_max(session as u8, Ordering::AcqRel);
         Ok(())
     }
@@ -185,12 +190,12 @@ impl Order {
     }
 
     /// A header update. The header is durable afterwards; the other slot equals it at the next barrier.
-    fn update(&self, slots: &mut Slots, mut header: Header, allocation: Option<&Allocation>) -> Result<()> {
+    fn update(&self, slots: &mut Slots, mut header: Header) -> Result<()> {
         header.sequence += 1;
         let bytes = header.encode().map_err(|violation| {
             Error::Invalid(format!("{}: the new header would break a rule ({violation})", self.file.name()))
         })?;
-        let result = self.begin_files(slots, allocation).and_then(|()| {
+        let result = self.begin_files(slots).and_then(|()| {
             let other = if skipped(Step::OtherSlot) { slots.newest } else { 1 - slots.newest };
             self.file.write_at(&bytes, other as u64 * SLOT_SIZE)?;
             if !skipped(Step::HeaderBarrier) {
@@ -207,7 +212,7 @@ impl Order {
 
     /// ORD-20 to 23: what an earlier session left may be in the page cache alone, and after a failed barrier
     /// the cache calls it clean. Written again as it was, it is either there already or there now.
-    fn begin_files(&self, slots: &mut Slots, allocation: Option<&Allocation>) -> Result<()> {
+    fn begin_files(&self, slots: &mut Slots) -> Result<()> {
         if slots.begun {
             return Ok(());
         }
@@ -219,7 +224,7 @@ impl Order {
             }
         }
         if slots.unclean && !skipped(Step::RewritePages) {
-            self.rewrite_pages(allocation)?;
+            self.rewrite_pages(&slots.header.sections)?;
             for file in [&self.file, &self.data].into_iter().filter(|file| file.zeros_when_new()) {
                 file.set_size(file.size()?)?;
             }
@@ -238,23 +243,26 @@ impl Order {
 
     /// What this open has found, and may have shown to a guest, is durable afterwards: a flush owes that even if
     /// nothing was written, since a process that was killed has left it in the page cache.
-    pub(super) fn secure_found(&self, allocation: Option<&Allocation>) -> Result<()> {
+    pub(super) fn secure_found(&self) -> Result<()> {
         self.check_poison()?;
         let mut slots = lock(&self.slots);
-        let result = self.begin_files(&mut slots, allocation);
+        let result = self.begin_files(&mut slots);
         self.poisoning(result)
     }
 
-    fn rewrite_pages(&self, allocation: Option<&Allocation>) -> Result<()> {
-        let Some(section) = allocation.map(Allocation::section) else { return Ok(()) };
-        let (mut at, end) = (section.offset, section.offset + section.length);
+    /// Of every section whose kind is known, as far as the file reaches.
+    fn rewrite_pages(&self, sections: &[Section]) -> Result<()> {
+        let size = self.file.size()?;
         let mut chunk = Vec::new();
-        while let Some(data) = if at < end { self.file.next_data(at..end)? } else { None } {
-            let start = data.start / PAGE_SIZE * PAGE_SIZE;
-            at = end.min(start.saturating_add(REWRITE_CHUNK)).min(data.end.next_multiple_of(PAGE_SIZE));
-            chunk.resize((at - start) as usize, 0);
-            self.file.read_at(&mut chunk, start)?;
-            self.file.write_at(&chunk, start)?;
+        for section in sections.iter().filter(|section| section.kind.known()) {
+            let (mut at, end) = (section.offset, section.range().end.min(size));
+            while let Some(data) = if at < end { self.file.next_data(at..end)? } else { None } {
+                let start = data.start / PAGE_SIZE * PAGE_SIZE;
+                at = end.min(start.saturating_add(REWRITE_CHUNK)).min(data.end.next_multiple_of(PAGE_SIZE));
+                chunk.resize((at - start) as usize, 0);
+                self.file.read_at(&mut chunk, start)?;
+                self.file.write_at(&chunk, start)?;
+            }
         }
         Ok(())
     }
@@ -328,6 +336,59 @@ impl Order {
         self.poisoning(result)
     }
 
+    /// Gives the header a new epoch, which the bitmaps that record and are valid name in the same update (EPO-01).
+    fn renew(&self, header: &mut Header) {
+        let old = header.epoch;
+        header.epoch = self.random();
+        if !self.distrust.swap(false, Ordering::AcqRel) && !skipped(Step::CarryBitmaps) {
+            header.carry_bitmaps(old);
+        }
+    }
+
+    /// Whether the bitmaps that record are stale whatever their epoch says.
+    pub(super) fn distrusts(&self) -> bool {
+        self.distrust.load(Ordering::Acquire)
+    }
+
+    /// A new random identity.
+    pub(super) fn random(&self) -> Uuid {
+        Uuid(self.host.random())
+    }
+
+    /// The time, from some fixed instant on.
+    pub(super) fn now(&self) -> Duration {
+        self.host.now()
+    }
+
+    /// What the header will be after a seal, for [`seal_as`](Self::seal_as).
+    pub(super) fn sealed_header(&self) -> Header {
+        let mut header = (*self.header()).clone();
+        header.state = State::Closed;
+        self.renew(&mut header);
+        header
+    }
+
+    /// Ends the session, or makes a seal point without one, with the header that the caller has drafted from
+    /// [`sealed_header`](Self::sealed_header). All is durable already.
+    pub(super) fn seal_as(&self, mut header: Header) -> Result<()> {
+        self.check_poison()?;
+        let mut slots = lock(&self.slots);
+        self.note_fingerprint(&mut header)?;
+        self.update(&mut slots, header)?;
+        slots.unclean = false;
+        self.session.store(Session::None as u8, Ordering::Release);
+        drop(slots);
+        self.settle()
+    }
+
+    /// Notes what the volume beside a sidecar looks like at a clean end (EPO-07).
+    fn note_fingerprint(&self, header: &mut Header) -> Result<()> {
+        if let (Some(host), false) = (&mut header.host, Arc::ptr_eq(&self.file, &self.data)) {
+            host.former = Uuid(self.data.fingerprint()?);
+        }
+        Ok(())
+    }
+
     /// Ends the session cleanly: all is durable, and the epoch names exactly this content (law E).
     pub(super) fn seal(&self, allocation: Option<&Allocation>) -> Result<()> {
         if self.session() == Session::None {
@@ -341,9 +402,10 @@ impl Order {
         let mut header = (*slots.header).clone();
         header.state = State::Closed;
         if self.session() == Session::Writing && !skipped(Step::EpochAtClose) {
-            header.epoch = Uuid(self.host.random());
+            self.renew(&mut header);
         }
-        self.update(&mut slots, header, allocation)?;
+        self.note_fingerprint(&mut header)?;
+        self.update(&mut slots, header)?;
         slots.unclean = false;
         self.session.store(Session::None as u8, Ordering::Release);
         drop(slots);

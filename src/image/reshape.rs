@@ -1,5 +1,6 @@
 //! Changing size, parent and sections of an open image. Requests wait meanwhile.
 
+use super::dirty::Bitmaps;
 use super::order::Session;
 use super::{Image, Layout};
 use crate::device::BlockDevice;
@@ -28,15 +29,16 @@ impl Image {
         if size > MAX_SIZE {
             return Err(Error::Invalid(format!("{}: no disk is larger than {MAX_SIZE} bytes", self.name())));
         }
-        self.order.begin(Session::Writing, layout.allocation.as_ref())?;
+        self.order.begin(Session::Writing)?;
         self.order.flush(layout.allocation.as_ref())?;
+        self.order.metadata(layout.bitmaps.fold(true))?;
         if size < layout.size { self.shrink(&mut layout, size) } else { self.grow(&mut layout, size) }
     }
 
     /// The header first, then the space: until both slots name the smaller disk, a crash shows the larger one, whole.
     fn shrink(&self, layout: &mut Layout, size: u64) -> Result<()> {
         let old_end = layout.place(layout.size);
-        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| {
+        self.order.change_header(Session::Filling, |header| {
             set_size(header, size);
             if let Some(parent) = header.parent.as_mut().filter(|_| !skipped(Step::LowerVisible)) {
                 parent.visible_length = parent.visible_length.min(size);
@@ -69,7 +71,7 @@ impl Image {
             self.data.punch(old_end..told.unwrap_or(end).min(end))?;
             self.order.barrier()?;
         }
-        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| set_size(header, size))?;
+        self.order.change_header(Session::Filling, |header| set_size(header, size))?;
         self.adopt(layout);
         Ok(())
     }
@@ -140,14 +142,14 @@ impl Image {
         }
         self.order.barrier()?;
         let sections = moved.sections.clone();
-        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| header.sections = sections)?;
+        self.order.change_header(Session::Filling, |header| header.sections = sections)?;
         self.order.settle()?;
         self.adopt(layout);
         let reclaimed = pairs.iter().map(|(from, _)| from.range()).filter(|range| range.end <= layout.data_offset);
         reclaimed.into_iter().try_for_each(|range| self.file.punch(range))
     }
 
-    fn zero_space(&self, range: Range<u64>) -> Result<()> {
+    pub(super) fn zero_space(&self, range: Range<u64>) -> Result<()> {
         if self.file.size()? < range.end {
             self.file.set_size(range.end)?;
         }
@@ -186,7 +188,7 @@ impl Image {
             self.order.flush(layout.allocation.as_ref())?;
         }
         let dropped = layout.allocation.as_ref().filter(|_| completes).map(|allocation| allocation.section().range());
-        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| {
+        self.order.change_header(Session::Filling, |header| {
             header.parent = parent;
             if completes {
                 header.sections.retain(|section| section.kind != SectionKind::Allocation);
@@ -217,14 +219,14 @@ impl Image {
         let Some(old) = header.allocation() else {
             return Err(Error::Invalid(format!("{}: a complete image cannot be emptied", self.name())));
         };
-        self.order.begin(Session::Filling, layout.allocation.as_ref())?;
+        self.order.begin(Session::Filling)?;
         self.order.flush(layout.allocation.as_ref())?;
         let length = Section::needed_length(layout.size, old.granularity_shift);
-        let new =
-            Section { id: Uuid(host.random()), offset: self.free_space(&layout, &header, length)?, length, ..*old };
+        let offset = self.free_space(&header, &header.sections, length)?;
+        let new = Section { id: Uuid(host.random()), offset, length, ..*old };
         self.order.metadata(self.zero_space(new.range()))?;
         self.order.barrier()?;
-        self.order.change_header(Session::Filling, layout.allocation.as_ref(), |header| {
+        self.order.change_header(Session::Filling, |header| {
             for section in header.sections.iter_mut().filter(|section| section.kind == SectionKind::Allocation) {
                 *section = new;
             }
@@ -235,29 +237,40 @@ impl Image {
         self.data.punch(layout.place(0)..layout.place(layout.size))
     }
 
-    /// Room for `length` bytes of section: between the slots and the data if there is, else behind everything.
-    fn free_space(&self, layout: &Layout, header: &Header, length: u64) -> Result<u64> {
-        let mut taken: Vec<Range<u64>> = header.sections.iter().map(Section::range).collect();
+    /// Room for `length` bytes of section beside `taken` and the data: the first gap, or the end of all.
+    pub(super) fn free_space(&self, header: &Header, taken: &[Section], length: u64) -> Result<u64> {
+        let mut taken: Vec<Range<u64>> = taken.iter().map(Section::range).collect();
+        taken.push(header.data_range());
         taken.sort_by_key(|range| range.start);
         let mut at = SLOTS_END;
-        for range in &taken {
+        for range in taken.iter().filter(|range| !range.is_empty()) {
             if at + length <= range.start {
                 break;
             }
-            at = at.max(range.end);
+            at = at.max(range.end.next_multiple_of(PAGE_SIZE));
         }
-        if at + length <= layout.data_offset {
-            return Ok(at);
+        if !self.file.zeros_when_new() && at + length > self.file.size()? {
+            return Err(Error::NoSpace { file: self.file.name().into() });
         }
-        let last = taken.last().map_or(0, |range| range.end);
-        Ok(last.max(layout.place(layout.size)).max(self.file.size()?).next_multiple_of(PAGE_SIZE))
+        Ok(at)
     }
 
     /// Takes over what the header now says; what is below stays.
-    fn adopt(&self, layout: &mut Layout) {
+    pub(super) fn adopt(&self, layout: &mut Layout) {
         let below = layout.below.take();
-        *layout = Layout::new(&self.order.header(), &self.file, self.cache_bytes);
-        layout.below = below;
+        let header = self.order.header();
+        let mut next = Layout::new(
+            &header,
+            &self.file,
+            self.cache_bytes,
+            Bitmaps::new(&header, &self.file, self.order.distrusts()),
+        );
+        if layout.bitmaps.fits(&header) {
+            // Their bits may be in memory alone.
+            std::mem::swap(&mut next.bitmaps, &mut layout.bitmaps);
+        }
+        next.below = below;
+        *layout = next;
     }
 }
 
@@ -265,6 +278,10 @@ fn set_size(header: &mut Header, size: u64) {
     header.virtual_size = size;
     for section in header.sections.iter_mut().filter(|section| section.kind == SectionKind::Allocation) {
         section.covered = size;
+    }
+    for section in header.sections.iter_mut().filter(|section| section.kind.known()) {
+        // What a growth brings is dirty until a bitmap is cleared (BMP-11).
+        section.covered = section.covered.min(size);
     }
     if let Some(host) = &mut header.host {
         host.length = size;

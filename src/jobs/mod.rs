@@ -12,12 +12,16 @@
 //! | `stream` | [`Stream`]: what layers below hold, into the top |
 //! | `merge` | [`Merge`] (commit): what upper layers hold, into one below |
 //! | `mirror` | [`Mirror`] (and convert): a disk, or its top layer, into another file |
+//! | `backup` | [`Backup`]: a disk, or what a dirty bitmap calls for, and a new count of the bitmap |
 //! | `rebase` | [`Rebase`], [`rebase_unsafe`]: the same disk on another parent |
+//! | `differences` | [`differences()`]: all stretches in which two disks differ |
 //! | `compare` | [`Compare`], [`compare()`]: the first byte in which two disks differ |
 
+mod backup;
 mod compare;
 mod control;
 mod copy;
+mod differences;
 mod merge;
 mod mirror;
 mod rebase;
@@ -26,8 +30,10 @@ mod stream;
 mod tests;
 mod throttle;
 
+pub use backup::{Backup, Count};
 pub use compare::{Compare, compare};
 pub use control::{Job, Progress, Work, drive};
+pub use differences::differences;
 pub use merge::Merge;
 pub use mirror::Mirror;
 pub use rebase::{Rebase, rebase_unsafe};

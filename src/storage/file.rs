@@ -250,6 +250,16 @@ impl Storage for FileStorage {
         Some(self.id)
     }
 
+    fn fingerprint(&self) -> Result<[u8; 16]> {
+        let metadata = self.file.metadata().map_err(|error| Error::io(&self.name, "cannot examine", error))?;
+        if self.device {
+            return Ok([0; 16]);
+        }
+        let nanoseconds = metadata.mtime().wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec());
+        let halves = [nanoseconds.to_le_bytes(), metadata.ino().to_le_bytes()];
+        Ok(std::array::from_fn(|at| halves[at / 8][at % 8]))
+    }
+
     fn allocated(&self) -> Result<Option<u64>> {
         let metadata = self.file.metadata().map_err(|error| Error::io(&self.name, "cannot examine", error))?;
         Ok((!self.device).then(|| metadata.blocks() * 512))

@@ -109,6 +109,11 @@ pub trait Storage: Send + Sync + Debug {
     fn id(&self) -> Option<FileId> {
         None
     }
+    /// What tells a volume that was changed, or replaced, from one that was not: eight bytes of the time of its last
+    /// modification in nanoseconds since 1970, eight of its inode number, little endian (EPO-07). Zeros where nobody knows.
+    fn fingerprint(&self) -> Result<[u8; 16]> {
+        Ok([0; 16])
+    }
     /// Bytes the host has allocated, where it says.
     fn allocated(&self) -> Result<Option<u64>> {
         Ok(None)

@@ -80,6 +80,10 @@ impl<S: Storage> Storage for ReadOnly<S> {
         self.0.id()
     }
 
+    fn fingerprint(&self) -> Result<[u8; 16]> {
+        self.0.fingerprint()
+    }
+
     fn allocated(&self) -> Result<Option<u64>> {
         self.0.allocated()
     }

@@ -1,4 +1,4 @@
-//! What holds in every state that a crash leaves: the laws R, O and E.
+//! What holds in every state that a crash leaves: the laws R, O, E and S.
 
 use super::choices::Random;
 use super::model::{Breach, Model, Seen};
@@ -7,8 +7,9 @@ use super::sim::SimDisk;
 use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::format::{Header, State, Uuid};
-use crate::limits::SLOT_SIZE;
-use std::collections::HashMap;
+use crate::image::{Image, Trust};
+use crate::limits::{SECTOR_SIZE, SLOT_SIZE};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Opened {
     pub device: Arc<dyn BlockDevice>,
     /// The header of the file whose content that is, if it has one.
     pub header: Option<Arc<Header>>,
+    /// The same file, with its bitmaps.
+    pub image: Option<Arc<Image>>,
 }
 
 /// More than any header in a scenario has.
@@ -38,6 +41,10 @@ pub struct View {
     pub model: Model,
     /// Whether it must open. What was not promised yet may be missing or refused, but never wrong.
     pub required: bool,
+    /// What the disk held at the points that its bitmaps may name.
+    pub points: Vec<(Uuid, Arc<BTreeMap<u64, u64>>)>,
+    /// Bitmaps that it must have, and that must be valid.
+    pub bitmaps: Vec<&'static str>,
 }
 
 impl fmt::Debug for View {
@@ -98,6 +105,9 @@ pub fn judge(disk: &SimDisk, views: &[View], epochs: &mut Epochs) -> std::result
             }
         };
         let content = view.model.check(&*opened.device).map_err(|breach| named(view, breach))?;
+        if let Some(image) = &opened.image {
+            superset(view, image, &content)?;
+        }
         if let Some(header) = opened.header {
             headers.push((header, view.model.fingerprint(&content)));
         }
@@ -113,6 +123,33 @@ pub fn judge(disk: &SimDisk, views: &[View], epochs: &mut Epochs) -> std::result
         true => Err(Breach::new('R', "opening for reading wrote")),
         false => Ok(seen),
     }
+}
+
+/// Law S: a bitmap that is valid has every granule dirty that was changed since its point. And none gets lost or stale.
+fn superset(view: &View, image: &Image, seen: &Seen) -> std::result::Result<(), Breach> {
+    let infos = image.bitmaps();
+    for name in &view.bitmaps {
+        if !infos.iter().any(|info| info.name == *name && info.trust == Trust::Valid) {
+            return Err(Breach::new('S', format!("{}: the bitmap {name} is not valid, or gone: {infos:?}", view.name)));
+        }
+    }
+    for info in infos.iter().filter(|info| info.trust == Trust::Valid) {
+        let Some((_, before)) = view.points.iter().find(|(since, _)| *since == info.since) else { continue };
+        let clean = |sector: u64| {
+            let at = sector * SECTOR_SIZE;
+            Ok(at < seen.size && !image.bitmap_run(&info.name, at, at + 1)?.0)
+        };
+        let unseen = view.model.changed_unseen(seen, before, clean);
+        let unseen = unseen.map_err(|error| Breach::new('R', format!("{}: {}: {error}", view.name, info.name)))?;
+        if let Some(sector) = unseen {
+            let what = format!(
+                "{}: sector {sector} changed since the point of the bitmap {}, which has it clean",
+                view.name, info.name
+            );
+            return Err(Breach::new('S', what));
+        }
+    }
+    Ok(())
 }
 
 fn named(view: &View, breach: Breach) -> Breach {
@@ -157,7 +194,10 @@ fn newest_slot(disk: &SimDisk, name: &str) -> Option<(u64, Uuid)> {
 
 /// A hash of what is expected, for telling apart states that were already judged.
 pub fn hash(views: &[View]) -> u64 {
-    views.iter().fold(5, |state, view| mix(mix(state, view.model.hash()), u64::from(view.required)))
+    views.iter().fold(5, |state, view| {
+        let promised = view.required as u64 | (view.bitmaps.len() as u64) << 1 | (view.points.len() as u64) << 8;
+        mix(mix(state, view.model.hash()), promised)
+    })
 }
 
 /// Whether a state with this hash belongs to a sample of one in `period`.

@@ -341,6 +341,29 @@ impl Model {
         hashes.chain([seen.size]).collect()
     }
 
+    /// What the guest sees now: a hash of each sector, 0 for one in doubt.
+    pub fn content(&self) -> BTreeMap<u64, u64> {
+        let hash = |cell: &Cell| if cell.doubt > 0 { 0 } else { hash_of(cell.current().bytes()) };
+        self.cells.iter().map(|(number, cell)| (*number, hash(cell))).collect()
+    }
+
+    /// The first watched sector that differs from `before` and of which `clean` says that nobody changed it.
+    pub fn changed_unseen(
+        &self,
+        seen: &Seen,
+        before: &BTreeMap<u64, u64>,
+        clean: impl Fn(u64) -> Result<bool>,
+    ) -> Result<Option<u64>> {
+        for (number, bytes) in self.sectors_of(seen) {
+            let doubtful = self.cells.get(&number).is_none_or(|cell| cell.doubt > 0);
+            let known = before.get(&number).copied().unwrap_or_else(|| hash_of(Sector::zero().bytes()));
+            if !doubtful && known != 0 && hash_of(Sector::from_slice(bytes).bytes()) != known && clean(number)? {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
     /// A hash of what is allowed.
     pub fn hash(&self) -> u64 {
         let sizes = self.sizes.iter().fold(3, |state, size| mix(state, *size));

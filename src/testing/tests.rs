@@ -79,7 +79,11 @@ impl BlockDevice for Toy {
 }
 
 fn open(disk: &SimDisk) -> Result<Opened> {
-    Ok(Opened { device: Arc::new(Toy { file: disk.open("toy", false)?, without: Without::Nothing }), header: None })
+    Ok(Opened {
+        device: Arc::new(Toy { file: disk.open("toy", false)?, without: Without::Nothing }),
+        header: None,
+        image: None,
+    })
 }
 
 fn run(world: &mut World, without: Without) -> Result<()> {

@@ -8,7 +8,9 @@ use super::sector::Sector;
 use super::sim::{Fault, SimDisk};
 use crate::device::BlockDevice;
 use crate::error::Result;
+use crate::format::Uuid;
 use crate::limits::SECTOR_SIZE;
+use crate::storage::Host;
 use crate::sync::lock;
 use std::ops::Range;
 use std::sync::Arc;
@@ -74,7 +76,24 @@ impl World {
     pub fn view(&mut self, name: &'static str, open: Open, model: Model, required: bool) {
         let mut views = lock(&self.branch.views);
         views.retain(|view| view.name != name);
-        views.push(View { name, open, model, required });
+        views.push(View { name, open, model, required, points: Vec::new(), bitmaps: Vec::new() });
+    }
+
+    /// A bitmap of `view` may tell, from now on, of the changes since this moment, under a new `since`.
+    pub fn bitmap_point(&mut self, view: &str) -> Uuid {
+        let since = Uuid(self.host.random());
+        self.with(view, |view| view.points.push((since, Arc::new(view.model.content()))));
+        since
+    }
+
+    /// Promises that `view` has a valid bitmap of this name.
+    pub fn promise_bitmap(&mut self, view: &str, name: &'static str) {
+        self.with(view, |view| view.bitmaps.push(name));
+    }
+
+    /// The bitmap may be gone.
+    pub fn forget_bitmap(&mut self, view: &str, name: &str) {
+        self.with(view, |view| view.bitmaps.retain(|kept| *kept != name));
     }
 
     /// Promises that the view opens from now on.

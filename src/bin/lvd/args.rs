@@ -44,6 +44,13 @@ pub enum Command {
     Commit(Commit),
     /// Copy a disk, or its top layer alone, into another file.
     Mirror(Mirror),
+    /// Dirty bitmaps: what changed since a point in time.
+    #[command(subcommand)]
+    Bitmap(Bitmap),
+    /// Copy a disk, or what has changed since the backup before, into a new file.
+    Backup(Backup),
+    /// List where two disks differ.
+    Diff(Diff),
     /// Show the whole story on temporary files, verified at every step.
     Demo(Demo),
 }
@@ -94,7 +101,7 @@ pub struct Opening {
     /// What the file is; without it, it must be recognisable as LVD.
     #[arg(short, long, value_enum, value_name = "FMT")]
     pub format: Option<Format>,
-    /// The allocation sidecar that belongs to a raw volume.
+    /// The sidecar that belongs to a raw volume.
     #[arg(long, value_name = "FILE")]
     pub sidecar: Option<PathBuf>,
     /// Cache mode of the host's files.
@@ -392,6 +399,128 @@ pub struct Mirror {
     pub image: PathBuf,
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
+}
+
+/// A bitmap, by the file that it is in and its name.
+#[derive(Args, Debug)]
+pub struct Named {
+    #[command(flatten)]
+    pub opening: Opening,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Bitmap {
+    /// Add a bitmap; nothing is dirty in it yet. Prints the point from which on it tells.
+    Add {
+        /// Bytes that one bit speaks of.
+        #[arg(short, long, value_name = "SIZE", value_parser = size, default_value = "64K")]
+        granularity: u64,
+        /// Do not record yet.
+        #[arg(long)]
+        disabled: bool,
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Take a bitmap away.
+    Remove(Named),
+    /// Record again.
+    Enable(Named),
+    /// Record no more.
+    Disable(Named),
+    /// Begin a new count. Prints the point from which on it tells.
+    Clear(Named),
+    /// Make dirty in NAME what is dirty in the others. NAME is made, disabled, if it is not there.
+    Merge {
+        #[command(flatten)]
+        named: Named,
+        #[arg(value_name = "SOURCE", required = true)]
+        sources: Vec<String>,
+    },
+    /// List the bitmaps.
+    List {
+        #[command(flatten)]
+        opening: Opening,
+        #[command(flatten)]
+        output: Output,
+        #[arg(value_name = "IMG")]
+        image: PathBuf,
+    },
+    /// List the dirty stretches of a bitmap.
+    Extents {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Make FILE the sidecar of the raw volume IMG: bitmaps are then added with --sidecar FILE.
+    Attach {
+        #[arg(value_name = "IMG")]
+        image: PathBuf,
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make dirty in NAME what differs from OLD, an earlier backup of the disk; NAME is made if it is not there.
+    Rebuild {
+        /// What OLD is; without it, it must be recognisable as LVD.
+        #[arg(short = 'F', long, value_enum, value_name = "FMT")]
+        old_format: Option<Format>,
+        #[command(flatten)]
+        named: Named,
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Backup {
+    /// The bitmap that tells what has changed, and begins a new count when the backup is durable.
+    #[arg(long, value_name = "NAME")]
+    pub bitmap: Option<String>,
+    /// The backup before: copy only what has changed since, into an overlay of it (relative to TARGET's directory).
+    #[arg(short = 'b', long = "parent", value_name = "PREVIOUS", requires = "bitmap")]
+    pub previous: Option<String>,
+    /// The format of the backup before; needed unless it is recognisable as LVD.
+    #[arg(short = 'F', long, value_enum, value_name = "FMT", requires = "previous")]
+    pub previous_format: Option<Format>,
+    /// The point of the backup before, where it does not say itself; another one is refused.
+    #[arg(long, value_name = "ID", requires = "previous")]
+    pub since: Option<lvd::format::Uuid>,
+    /// Leave the bitmap as it is.
+    #[arg(long, requires = "bitmap")]
+    pub keep_bitmap: bool,
+    /// Format of TARGET.
+    #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
+    pub output_format: Format,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub running: Running,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Diff {
+    #[command(flatten)]
+    pub opening: Opening,
+    /// What B is; without it, it must be recognisable as LVD.
+    #[arg(short = 'F', long, value_enum, value_name = "FMT")]
+    pub second_format: Option<Format>,
+    /// Bytes in which differences are told.
+    #[arg(short, long, value_name = "SIZE", value_parser = size, default_value = "64K")]
+    pub granularity: u64,
+    #[command(flatten)]
+    pub output: Output,
+    #[arg(value_name = "A")]
+    pub first: PathBuf,
+    #[arg(value_name = "B")]
+    pub second: PathBuf,
 }
 
 #[derive(Args, Debug)]

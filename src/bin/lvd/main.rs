@@ -2,7 +2,9 @@
 #![allow(unreachable_pub, reason = "a binary exports nothing; `pub` says what a file offers to the others")]
 
 mod args;
+mod backup;
 mod bench;
+mod bitmap;
 mod copy;
 mod create;
 mod demo;
@@ -71,6 +73,9 @@ fn execute(command: &Command) -> Result<Outcome> {
         Command::Stream(arguments) => jobs::stream(arguments).map(done),
         Command::Commit(arguments) => jobs::commit(arguments).map(done),
         Command::Mirror(arguments) => copy::mirror(arguments).map(done),
+        Command::Bitmap(verb) => bitmap::bitmap(verb).map(done),
+        Command::Backup(arguments) => backup::backup(arguments).map(done),
+        Command::Diff(arguments) => backup::diff(arguments).map(done),
         Command::Demo(arguments) => demo::demo(arguments).map(done),
     }
 }

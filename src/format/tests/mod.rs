@@ -42,6 +42,6 @@ pub(super) fn overlay() -> Header {
 
 /// The allocation bitmap of a raw volume.
 pub(super) fn sidecar() -> Header {
-    let host = Some(HostRecord { format: HostFormat::Raw, length: MIB });
+    let host = Some(HostRecord { format: HostFormat::Raw, length: MIB, former: Uuid::NIL });
     Header { kind: Kind::Sidecar, data_offset: 0, host, sections: vec![allocation()], ..image() }
 }

@@ -68,7 +68,8 @@ pub(super) fn header() -> impl Strategy<Value = Header> {
         header.parent = parent;
         header.merge_mark = merge.map(|(child_uuid, child_epoch)| MergeMark { child_uuid, child_epoch });
         header.copy_mark = copy.map(|group| CopyMark { group: Uuid(group) });
-        header.host = sidecar.then(|| HostRecord { format: HostFormat::Raw, length: size + host_more });
+        header.host =
+            sidecar.then(|| HostRecord { format: HostFormat::Raw, length: size + host_more, former: Uuid::NIL });
         header.unknown = unknown;
         header.unknown.sort_by_key(|record| record.record_type);
         place(&mut header);

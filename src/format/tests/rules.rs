@@ -71,7 +71,9 @@ const HEADERS: &[Case] = &[
         h.sections.clear();
     }),
     (Violation::SidecarHost, image, |h| h.host = sidecar().host),
-    (Violation::HostCovers, sidecar, |h| h.host = Some(HostRecord { format: HostFormat::Raw, length: MIB - 1 })),
+    (Violation::HostCovers, sidecar, |h| {
+        h.host = Some(HostRecord { format: HostFormat::Raw, length: MIB - 1, former: Uuid::NIL })
+    }),
 ];
 
 /// Bytes of a sound overlay that break one rule each when they are put at an offset. Behind the magic, the

@@ -1,6 +1,7 @@
 //! Structures are where and as long as their tables say.
 
 use super::*;
+use crate::format::bitmap::{BitmapBody, PointBody};
 use crate::format::header::FixedHeader;
 use crate::format::layout::OnDisk;
 use crate::format::record::{CopyMarkBody, HostBody, MergeMarkBody, ParentBody, RecordHead, SectionBody};
@@ -17,6 +18,8 @@ fn sizes_are_as_specified() {
         ("Merge mark", 48),
         ("Copy mark", 32),
         ("Host", 32),
+        ("Bitmap", 64),
+        ("Point", 32),
         ("Sealed sector", 512),
     ];
     assert_eq!(sizes, expected);
@@ -44,6 +47,8 @@ fn structures_take_all_their_bytes() {
     whole::<MergeMarkBody>();
     whole::<CopyMarkBody>();
     whole::<HostBody>();
+    whole::<BitmapBody>();
+    whole::<PointBody>();
     whole::<SealedSector>();
 }
 

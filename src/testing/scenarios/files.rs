@@ -70,7 +70,8 @@ pub(super) fn note_payload(disk: &SimDisk, chain: &Chain) {
 pub(super) fn look(disk: &SimDisk, name: &str) -> Result<Opened> {
     let chain = chain(disk, Arc::new(SimHost::new(0)), name, false, None)?;
     let header = chain.layers[0].image().map(|image| image.header());
-    Ok(Opened { device: Arc::new(chain), header })
+    let image = chain.layers[0].image().cloned();
+    Ok(Opened { device: Arc::new(chain), header, image })
 }
 
 macro_rules! views {
@@ -92,13 +93,17 @@ views! {
     copy_raw "copy.raw"
     volume_raw "volume.raw"
     sidecar "volume.raw.lvb"
+    tracked "tracked.raw.lvb"
 }
 
 /// Opens the top on its own: it has no parent any more.
 pub(super) fn alone(disk: &SimDisk) -> Result<Opened> {
     let image = Image::open(disk.open("top.lvd", false)?, Arc::new(SimHost::new(0)), &Default::default())?;
     match image.complete() {
-        true => Ok(Opened { header: Some(image.header()), device: Arc::new(image) }),
+        true => {
+            let image = Arc::new(image);
+            Ok(Opened { header: Some(image.header()), device: image.clone(), image: Some(image) })
+        }
         false => Err(Error::Invalid("it has a parent".into())),
     }
 }

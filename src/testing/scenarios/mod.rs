@@ -3,6 +3,7 @@
 //! Disks have a few blocks and an odd end. Parents are not zeros, parent links are long enough for a header to span two
 //! sectors (so that it can tear), and new space of block devices is poison.
 
+mod bitmaps;
 mod files;
 mod guest;
 mod jobs;
@@ -31,6 +32,12 @@ pub const ALL: &[&Scenario] = &[
     &guest::TWO_SEALS,
     &guest::CHANGED_PARENT,
     &guest::SIDECAR,
+    &bitmaps::TRACK,
+    &bitmaps::VERBS,
+    &bitmaps::FREEZE,
+    &bitmaps::OVERLAY,
+    &bitmaps::RESIZE,
+    &bitmaps::VOLUME,
     &resizing::COMPLETE,
     &resizing::OVERLAY,
     &resizing::GROW_OVER_SECTION,

@@ -95,7 +95,7 @@ impl Maker {
         let mut maker = Maker::new(tag, Kind::Sidecar, size, 0);
         maker.file.set_len(section.range().end);
         maker.header.sections.push(section);
-        maker.header.host = Some(HostRecord { format: HostFormat::Raw, length: size });
+        maker.header.host = Some(HostRecord { format: HostFormat::Raw, length: size, former: Uuid::NIL });
         maker.volume = Some(Sparse::new(size));
         maker
     }

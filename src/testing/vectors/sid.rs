@@ -5,7 +5,7 @@ use super::maker::{Maker, raw};
 use super::sparse::Sparse;
 use super::vector::{Case, Role, Vector, Verdict};
 use super::{IMAGE, broken, plain};
-use crate::format::{HostFormat, HostRecord, State};
+use crate::format::{HostFormat, HostRecord, State, Uuid};
 use crate::limits::{SLOT_SIZE, SLOTS_END};
 use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
@@ -58,7 +58,7 @@ fn valid() -> Vec<Vector> {
     longer.volume.as_mut().expect("a sidecar has a volume").set_len(40_000);
     longer.volume.as_mut().expect("a sidecar has a volume").write(32_768, b"not of the disk");
     let mut shorter = Maker::sidecar("side", 20_480, 12).data(16_384..20_480);
-    shorter.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768 });
+    shorter.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768, former: Uuid::NIL });
     shorter.volume.as_mut().expect("a sidecar has a volume").set_len(32_768);
     let mut bad = side();
     bad.finish();

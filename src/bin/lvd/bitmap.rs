@@ -1,0 +1,208 @@
+//! `bitmap`: the dirty bitmaps of an image, or of a raw volume's sidecar.
+
+use crate::args::{Bitmap, Named, Opening};
+use crate::open::{self, Disk, Target};
+use crate::{output, signals};
+use lvd::format::{BitmapState, Uuid};
+use lvd::image::{BitmapInfo, Image, NewBitmap, Trust};
+use lvd::jobs::differences;
+use lvd::storage::LockMode;
+use lvd::units::Size;
+use lvd::{BlockDevice, Error, Result};
+use serde_json::json;
+use std::ops::Range;
+use std::path::Path;
+
+pub fn bitmap(verb: &Bitmap) -> Result<()> {
+    match verb {
+        Bitmap::Add { granularity, disabled, named } => {
+            let granularity_shift = shift(*granularity)?;
+            let new = NewBitmap { granularity_shift, recording: !disabled, since: None };
+            tell(change(named, |image, name| image.add_bitmap(name, &new))?)
+        }
+        Bitmap::Clear(named) => tell(change(named, |image, name| image.clear_bitmap(name, None))?),
+        Bitmap::Remove(named) => change(named, Image::remove_bitmap),
+        Bitmap::Enable(named) => change(named, Image::enable_bitmap),
+        Bitmap::Disable(named) => change(named, Image::disable_bitmap),
+        Bitmap::Merge { named, sources } => change(named, |image, name| merge(image, name, sources)),
+        Bitmap::List { opening, output, image } => list(image, opening, output.json()),
+        Bitmap::Extents { output, named } => extents(named, output.json()),
+        Bitmap::Attach { image, file } => attach(image, file),
+        Bitmap::Rebuild { old_format, named, old } => {
+            let opening = Opening { format: *old_format, sidecar: None, ..named.opening.clone() };
+            rebuild(named, &Disk::open(old, &opening, false)?)
+        }
+    }
+}
+
+fn shift(granularity: u64) -> Result<u8> {
+    match granularity.is_power_of_two() {
+        true => Ok(granularity.trailing_zeros() as u8),
+        false => Err(Error::Invalid(format!("a granularity is a power of two, not {granularity}"))),
+    }
+}
+
+/// Opens the disk for writing, does `verb`, and closes it.
+fn change<T>(named: &Named, verb: impl FnOnce(&Image, &str) -> Result<T>) -> Result<T> {
+    let disk = Disk::open(&named.image, &named.opening, true)?;
+    let result = verb(image(&disk)?, &named.name);
+    let closed = disk.close();
+    let result = result?;
+    closed.map(|()| result)
+}
+
+/// The top layer, whose bitmaps are meant.
+pub fn image(disk: &Disk) -> Result<&Image> {
+    disk.chain().image(0).map(|image| &**image).map_err(|_| {
+        Error::Invalid(format!("{}: a raw volume keeps its bitmaps in a sidecar: --sidecar FILE", disk.chain().name()))
+    })
+}
+
+fn tell(since: Uuid) -> Result<()> {
+    output::line(format!("since {since}"))
+}
+
+fn merge(image: &Image, name: &str, sources: &[String]) -> Result<()> {
+    let infos = sources.iter().map(|source| image.bitmap(source)).collect::<Result<Vec<_>>>()?;
+    if image.bitmap(name).is_err() {
+        let least = infos.iter().map(|info| info.granularity).min().unwrap_or(1 << 16);
+        let since = infos.first().map(|info| info.since);
+        image.add_bitmap(name, &NewBitmap { granularity_shift: shift(least)?, recording: false, since })?;
+    }
+    let size = image.size();
+    sources.iter().try_for_each(|source| image.merge_bitmap(name, &dirty_of(image, source, size)?))
+}
+
+/// The dirty stretches of a bitmap.
+fn dirty_of(image: &Image, name: &str, size: u64) -> Result<Vec<Range<u64>>> {
+    let (mut dirty, mut at) = (Vec::new(), 0);
+    while at < size {
+        let (set, end) = image.bitmap_run(name, at, size)?;
+        if set {
+            dirty.push(at..end);
+        }
+        at = end;
+    }
+    Ok(dirty)
+}
+
+fn list(path: &Path, opening: &Opening, json: bool) -> Result<()> {
+    let disk = Disk::open(path, opening, false)?;
+    let image = image(&disk)?;
+    let size = disk.chain().size();
+    if json {
+        let facts = image.bitmaps().iter().map(|info| fact(image, info, size)).collect::<Result<Vec<_>>>()?;
+        return output::json(&json!(facts));
+    }
+    for info in image.bitmaps() {
+        let (name, state) = (&info.name, words(&info));
+        if let Some(rule) = info.broken {
+            output::line(format!("{name:<24} no bitmap: {rule}"))?;
+            continue;
+        }
+        let (dirty, granularity) = (Size(dirty_bytes(image, &info, size)?), Size(info.granularity));
+        output::line(format!("{name:<24} {state:<24} {dirty:>10} dirty, in {granularity}, since {}", info.since))?;
+    }
+    Ok(())
+}
+
+fn words(info: &BitmapInfo) -> String {
+    let state = info.state.to_string();
+    match info.trust {
+        Trust::Valid => state,
+        Trust::MissedWrites => format!("{state}, missed writes"),
+        Trust::Stale => "stale: all counts as dirty".into(),
+    }
+}
+
+fn dirty_bytes(image: &Image, info: &BitmapInfo, size: u64) -> Result<u64> {
+    Ok(dirty_of(image, &info.name, size)?.iter().map(|range| range.end - range.start).sum())
+}
+
+/// In the words of `qemu-img info`, and our own.
+pub fn fact(image: &Image, info: &BitmapInfo, size: u64) -> Result<serde_json::Value> {
+    if let Some(rule) = info.broken {
+        return Ok(json!({ "name": info.name, "broken": rule.id() }));
+    }
+    let flags = if info.state == BitmapState::Recording { vec!["auto"] } else { vec![] };
+    Ok(json!({
+        "name": info.name, "granularity": info.granularity, "flags": flags, "state": info.state.to_string(),
+        "since": info.since.to_string(), "stale": info.trust == Trust::Stale,
+        "missed-writes": info.trust == Trust::MissedWrites, "dirty-bytes": dirty_bytes(image, info, size)?,
+    }))
+}
+
+fn extents(named: &Named, json: bool) -> Result<()> {
+    let disk = Disk::open(&named.image, &named.opening, false)?;
+    let (image, size) = (image(&disk)?, disk.chain().size());
+    let mut table = Stretches::new(json, ("clean", "dirty"));
+    let mut at = 0;
+    while at < size && !output::closed() {
+        signals::go_on()?;
+        let (dirty, end) = image.bitmap_run(&named.name, at, size)?;
+        table.row(at..end, dirty)?;
+        at = end;
+    }
+    table.end()
+}
+
+/// A list of stretches in the words of `nbdinfo --map`.
+pub struct Stretches {
+    json: bool,
+    words: (&'static str, &'static str),
+    rows: Vec<serde_json::Value>,
+}
+
+impl Stretches {
+    pub fn new(json: bool, words: (&'static str, &'static str)) -> Stretches {
+        Stretches { json, words, rows: Vec::new() }
+    }
+
+    pub fn row(&mut self, range: Range<u64>, set: bool) -> Result<()> {
+        let (offset, length) = (range.start, range.end - range.start);
+        let description = if set { self.words.1 } else { self.words.0 };
+        if self.json {
+            let kind = u8::from(set);
+            self.rows.push(json!({ "offset": offset, "length": length, "type": kind, "description": description }));
+            return Ok(());
+        }
+        output::line(format!("{offset:>16}  {length:>16}  {}  {description}", u8::from(set)))
+    }
+
+    pub fn end(self) -> Result<()> {
+        if self.json { output::json(&json!(self.rows)) } else { Ok(()) }
+    }
+}
+
+fn attach(path: &Path, file: &Path) -> Result<()> {
+    let cache = crate::args::Cache::Writeback;
+    let volume = open::file(path, true, cache, Some(LockMode::Exclusive))?;
+    if open::recognisable(&*volume)? {
+        let text = format!("{}: an LVD image keeps its bitmaps in itself: bitmap add", path.display());
+        return Err(Error::Invalid(text));
+    }
+    let target = Target::open(file, cache)?;
+    target.keep_if(|| Image::create_beside(&**target.storage(), &*volume, &*open::host()))
+}
+
+fn rebuild(named: &Named, old: &Disk) -> Result<()> {
+    let disk = Disk::open(&named.image, &named.opening, true)?;
+    let top = image(&disk)?;
+    if top.bitmap(&named.name).is_err() {
+        let points = old.top()?.image().map(|image| image.header().points.clone()).unwrap_or_default();
+        let since = points.iter().find(|point| point.source == top.uuid()).map(|point| point.point);
+        tell(top.add_bitmap(&named.name, &NewBitmap { since, ..NewBitmap::default() })?)?;
+    }
+    let unit = top.bitmap(&named.name)?.granularity;
+    let mut dirty = Vec::new();
+    let size = disk.chain().size();
+    differences(disk.chain(), old.chain(), unit, &mut |range, differs| {
+        signals::go_on()?;
+        if differs && range.start < size {
+            dirty.push(range.start..range.end.min(size));
+        }
+        Ok(())
+    })?;
+    top.merge_bitmap(&named.name, &dirty)?;
+    disk.close()
+}

@@ -1,0 +1,344 @@
+//! What is done to a bitmap as a whole. Each verb is one header update and a seal point (EPO-03).
+
+use super::super::{Image, Layout};
+use super::{BitmapInfo, Trust};
+use crate::error::{Error, Result};
+use crate::format::{Bitmap, BitmapState, Header, Section, SectionKind, Uuid};
+use crate::limits::{GRANULARITY_SHIFTS, MAX_SECTIONS, SLOT_SIZE};
+use crate::sync::{read, write};
+use std::ops::Range;
+
+/// The smallest regions of intents, and the largest of disks that are not larger than [`MOST_REGIONS`] of them.
+const REGION_SHIFTS: std::ops::RangeInclusive<u8> = 16..=24;
+/// Regions of a disk, unless they would be larger than 16 MiB.
+const FEW_REGIONS: u64 = 4096;
+/// Regions of a disk at most.
+const MOST_REGIONS: u64 = 65536;
+
+/// What a new bitmap is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct NewBitmap {
+    /// Bytes that one bit speaks of, as a power of two.
+    pub granularity_shift: u8,
+    /// Begins to record at once; else it is disabled.
+    pub recording: bool,
+    /// The point from which on it tells; `None`: a new one.
+    pub since: Option<Uuid>,
+}
+
+impl Default for NewBitmap {
+    fn default() -> NewBitmap {
+        NewBitmap { granularity_shift: 16, recording: true, since: None }
+    }
+}
+
+/// A change of the header that a verb prepares: the sections that it needs are made and durable before it is written.
+struct Draft {
+    header: Header,
+    /// Space of new sections.
+    made: Vec<Range<u64>>,
+}
+
+impl Image {
+    /// The dirty bitmaps, and the records that are none.
+    pub fn bitmaps(&self) -> Vec<BitmapInfo> {
+        let mut infos = read(&self.layout).bitmaps.infos();
+        infos.extend(self.header().broken_bitmaps().into_iter().map(|(name, violation)| BitmapInfo {
+            name,
+            state: BitmapState::Disabled,
+            since: Uuid::NIL,
+            granularity: 0,
+            trust: Trust::Stale,
+            broken: Some(violation),
+        }));
+        infos
+    }
+
+    /// The bitmap `name`.
+    ///
+    /// # Errors
+    /// `Invalid` if there is none.
+    pub fn bitmap(&self, name: &str) -> Result<BitmapInfo> {
+        let found = read(&self.layout).bitmaps.infos().into_iter().find(|info| info.name == name);
+        found.ok_or_else(|| self.no_bitmap(name))
+    }
+
+    fn no_bitmap(&self, name: &str) -> Error {
+        Error::Invalid(format!("{}: has no bitmap {name:?}", self.name()))
+    }
+
+    /// Whether the bitmap `name` has the disk dirty at byte `offset`, and up to where, at most `end`, that is so
+    /// (BMP-05). A stale one has all of it dirty.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap or the range lies outside the disk; the host's.
+    pub fn bitmap_run(&self, name: &str, offset: u64, end: u64) -> Result<(bool, u64)> {
+        let layout = read(&self.layout);
+        self.check_range(&layout, &(offset..end))?;
+        let found = layout.bitmaps.run(name, offset, layout.size)?;
+        let (dirty, stop) = found.ok_or_else(|| self.no_bitmap(name))?;
+        Ok((dirty, stop.min(end)))
+    }
+
+    /// Adds a bitmap in which nothing is dirty. Returns its `since`.
+    ///
+    /// # Errors
+    /// `Invalid` if there is one of that name, or the name or the granularity is none (BMP-03); `NoSpace`, the host's.
+    pub fn add_bitmap(&self, name: &str, new: &NewBitmap) -> Result<Uuid> {
+        if !GRANULARITY_SHIFTS.contains(&new.granularity_shift) {
+            let text = format!("{}: no bitmap has granules of 2^{} bytes", self.name(), new.granularity_shift);
+            return Err(Error::Invalid(text));
+        }
+        let since = new.since.unwrap_or_else(|| self.order.random());
+        let state = if new.recording { BitmapState::Recording } else { BitmapState::Disabled };
+        self.change_bitmaps(|layout, draft| {
+            if draft.header.bitmaps.iter().any(|bitmap| bitmap.name == name) {
+                return Err(Error::Invalid(format!("{}: there is a bitmap {name:?} already", self.name())));
+            }
+            let section = self.make_section(layout, draft, SectionKind::Dirty, new.granularity_shift)?;
+            self.reach(layout, draft)?;
+            let epoch = draft.header.epoch;
+            self.put(draft, Bitmap { section, since, epoch, state, name: name.to_owned() })
+        })?;
+        Ok(since)
+    }
+
+    /// Takes a bitmap away, with its successor if it is frozen. A record that is no bitmap goes by its name too.
+    ///
+    /// # Errors
+    /// `Invalid` if there is none; the host's.
+    pub fn remove_bitmap(&self, name: &str) -> Result<()> {
+        self.change_bitmaps(|_, draft| {
+            let header = &mut draft.header;
+            let broken = header.remove_broken_bitmaps(name);
+            let gone: Vec<Uuid> = header.bitmaps.iter().filter(|b| b.name == name).map(|b| b.section).collect();
+            if gone.is_empty() && !broken {
+                return Err(self.no_bitmap(name));
+            }
+            header.bitmaps.retain(|bitmap| bitmap.name != name);
+            header.sections.retain(|section| !gone.contains(&section.id));
+            Ok(())
+        })
+    }
+
+    /// Begins a new count: nothing is dirty any more, and what was stale or had missed writes is valid again. Its point is
+    /// `since` (`None`: a new one), which is returned.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap, `Denied` if it is frozen; `NoSpace`, the host's.
+    pub fn clear_bitmap(&self, name: &str, since: Option<Uuid>) -> Result<Uuid> {
+        let since = since.unwrap_or_else(|| self.order.random());
+        self.change_bitmaps(|layout, draft| {
+            let old = self.thawed(draft, name)?;
+            let shift = draft.section(old.section).map_or(16, |section| section.granularity_shift);
+            draft.header.bitmaps.retain(|bitmap| bitmap.name != name);
+            draft.header.sections.retain(|section| section.id != old.section);
+            let section = self.make_section(layout, draft, SectionKind::Dirty, shift)?;
+            self.reach(layout, draft)?;
+            let epoch = draft.header.epoch;
+            self.put(draft, Bitmap { section, since, epoch, ..old })
+        })?;
+        Ok(since)
+    }
+
+    /// Ends the recording. The bitmap goes on telling of the changes up to now.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap, `Denied` if it is frozen or stale; the host's.
+    pub fn disable_bitmap(&self, name: &str) -> Result<()> {
+        self.turn(name, BitmapState::Disabled)
+    }
+
+    /// Records again, if no write was missed since.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap, `Denied` if it is frozen or has missed writes; the host's.
+    pub fn enable_bitmap(&self, name: &str) -> Result<()> {
+        self.turn(name, BitmapState::Recording)
+    }
+
+    fn turn(&self, name: &str, state: BitmapState) -> Result<()> {
+        let trust = self.bitmap(name)?.trust;
+        self.change_bitmaps(|layout, draft| {
+            let old = self.thawed(draft, name)?;
+            if old.state == state {
+                return Ok(());
+            }
+            if trust != Trust::Valid {
+                let why = if trust == Trust::Stale { "is stale" } else { "has missed writes" };
+                return Err(Error::Denied(format!("{}: the bitmap {name:?} {why}: clear or remove it", self.name())));
+            }
+            self.reach(layout, draft)?;
+            let epoch = draft.header.epoch;
+            for bitmap in draft.header.bitmaps.iter_mut().filter(|bitmap| bitmap.name == name) {
+                (bitmap.state, bitmap.epoch) = (state, epoch);
+            }
+            Ok(())
+        })
+    }
+
+    /// Freezes a recording bitmap for a backup. What changes from here on goes to its successor, whose point is `since`
+    /// (`None`: a new one), which is returned.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap, `Denied` if it does not record, or is stale; `NoSpace`, the host's.
+    pub fn freeze_bitmap(&self, name: &str, since: Option<Uuid>) -> Result<Uuid> {
+        let since = since.unwrap_or_else(|| self.order.random());
+        let trust = self.bitmap(name)?.trust;
+        self.change_bitmaps(|layout, draft| {
+            let old = self.thawed(draft, name)?;
+            if old.state != BitmapState::Recording || trust != Trust::Valid {
+                return Err(Error::Denied(format!("{}: the bitmap {name:?} does not record", self.name())));
+            }
+            let epoch = draft.header.epoch;
+            for bitmap in draft.header.bitmaps.iter_mut().filter(|bitmap| bitmap.name == name) {
+                (bitmap.state, bitmap.epoch) = (BitmapState::Frozen, epoch);
+            }
+            let shift = draft.section(old.section).map_or(16, |section| section.granularity_shift);
+            let section = self.make_section(layout, draft, SectionKind::Dirty, shift)?;
+            self.reach(layout, draft)?;
+            self.put(draft, Bitmap { section, since, epoch, ..old })
+        })?;
+        Ok(since)
+    }
+
+    /// Ends a freeze after a backup that succeeded: the bitmap tells of what changed since the freeze.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap, `Denied` if it is not frozen; the host's.
+    pub fn hand_over_bitmap(&self, name: &str) -> Result<()> {
+        self.change_bitmaps(|_, draft| {
+            let (frozen, _) = self.frozen(draft, name)?;
+            draft.header.bitmaps.retain(|bitmap| bitmap.section != frozen.section);
+            draft.header.sections.retain(|section| section.id != frozen.section);
+            Ok(())
+        })
+    }
+
+    /// Ends a freeze as if it had never begun: the bitmap tells of what changed before it and since.
+    ///
+    /// # Errors
+    /// As [`hand_over_bitmap`](Self::hand_over_bitmap).
+    pub fn take_back_bitmap(&self, name: &str) -> Result<()> {
+        self.change_bitmaps(|layout, draft| {
+            let (frozen, successor) = self.frozen(draft, name)?;
+            layout.bitmaps.join_frozen(name, layout.size)?;
+            self.order.metadata(layout.bitmaps.save())?;
+            draft.header.bitmaps.retain(|bitmap| bitmap.section != frozen.section);
+            draft.header.sections.retain(|section| section.id != frozen.section);
+            for bitmap in draft.header.bitmaps.iter_mut().filter(|bitmap| bitmap.section == successor.section) {
+                bitmap.since = frozen.since;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes dirty in the bitmap `name` every granule that `dirty`, stretches of the disk in bytes, touches. Durable on
+    /// return.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap; the host's.
+    pub fn merge_bitmap(&self, name: &str, dirty: &[Range<u64>]) -> Result<()> {
+        let layout = write(&self.layout);
+        self.check_writable()?;
+        self.order.secure_found()?;
+        let merged = layout.bitmaps.join(name, dirty);
+        if !merged {
+            return Err(self.no_bitmap(name));
+        }
+        self.order.metadata(layout.bitmaps.save())
+    }
+
+    /// One verb: all is durable, `edit` drafts the header, the sections it made are zeroed and durable, then one update.
+    fn change_bitmaps(&self, edit: impl FnOnce(&Layout, &mut Draft) -> Result<()>) -> Result<()> {
+        let mut layout = write(&self.layout);
+        self.check_writable()?;
+        self.order.secure_found()?;
+        self.order.flush(layout.allocation.as_ref())?;
+        self.order.metadata(layout.bitmaps.fold(true))?;
+        let old = self.order.header();
+        let mut draft = Draft { header: self.order.sealed_header(), made: Vec::new() };
+        edit(&layout, &mut draft)?;
+        if !draft.made.is_empty() {
+            for space in draft.made {
+                self.order.metadata(self.zero_space(space))?;
+            }
+            self.order.barrier()?;
+        }
+        self.order.seal_as(draft.header)?;
+        self.adopt(&mut layout);
+        let kept = self.order.header();
+        let gone = old.sections.iter().filter(|old| !kept.sections.iter().any(|section| section.id == old.id));
+        gone.into_iter().try_for_each(|section| self.file.punch(section.range()))
+    }
+
+    /// The bitmap `name`, which is not frozen.
+    fn thawed(&self, draft: &Draft, name: &str) -> Result<Bitmap> {
+        let mut named = draft.header.bitmaps.iter().filter(|bitmap| bitmap.name == name);
+        match (named.next(), named.next()) {
+            (None, _) => Err(self.no_bitmap(name)),
+            (Some(bitmap), None) if bitmap.state != BitmapState::Frozen => Ok(bitmap.clone()),
+            _ => Err(Error::Denied(format!("{}: the bitmap {name:?} is frozen for a backup", self.name()))),
+        }
+    }
+
+    /// The frozen bitmap `name` and its successor.
+    fn frozen(&self, draft: &Draft, name: &str) -> Result<(Bitmap, Bitmap)> {
+        let find = |frozen: bool| {
+            let matches = |bitmap: &&Bitmap| bitmap.name == name && (bitmap.state == BitmapState::Frozen) == frozen;
+            draft.header.bitmaps.iter().find(matches).cloned()
+        };
+        match (find(true), find(false)) {
+            (Some(frozen), Some(successor)) => Ok((frozen, successor)),
+            (None, None) => Err(self.no_bitmap(name)),
+            _ => Err(Error::Denied(format!("{}: the bitmap {name:?} is not frozen", self.name()))),
+        }
+    }
+
+    fn put(&self, draft: &mut Draft, bitmap: Bitmap) -> Result<()> {
+        let result = draft.header.check_bitmap(&bitmap);
+        result.map_err(|rule| Error::Invalid(format!("{}: {:?}: {rule}", self.name(), bitmap.name)))?;
+        draft.header.bitmaps.push(bitmap);
+        Ok(())
+    }
+
+    /// Adds an empty section that covers the disk, and returns its identity.
+    fn make_section(&self, layout: &Layout, draft: &mut Draft, kind: SectionKind, shift: u8) -> Result<Uuid> {
+        let full = draft.header.sections.len() >= MAX_SECTIONS;
+        if full || draft.header.encode().is_ok_and(|bytes| bytes.len() as u64 + 2048 > SLOT_SIZE) {
+            return Err(Error::Invalid(format!("{}: has no room for one more bitmap", self.name())));
+        }
+        let length = Section::needed_length(layout.size, shift);
+        // Neither what the header at hand names nor what the new one does.
+        let mut taken = self.order.header().sections.clone();
+        taken.extend(draft.header.sections.iter().cloned());
+        let offset = self.free_space(&draft.header, &taken, length)?;
+        let id = self.order.random();
+        let (granularity_shift, covered) = (shift, layout.size);
+        draft.header.sections.push(Section { id, kind, granularity_shift, required: false, offset, length, covered });
+        draft.made.push(offset..offset + length);
+        Ok(id)
+    }
+
+    /// Gives the file an intent section that reaches as far as its bitmaps do. No intent is set at this moment.
+    fn reach(&self, layout: &Layout, draft: &mut Draft) -> Result<()> {
+        if draft.header.section(SectionKind::Intent).is_some_and(|intents| intents.covered >= layout.size) {
+            return Ok(());
+        }
+        draft.header.sections.retain(|section| section.kind != SectionKind::Intent);
+        self.make_section(layout, draft, SectionKind::Intent, region_shift(layout.size)).map(drop)
+    }
+}
+
+impl Draft {
+    fn section(&self, id: Uuid) -> Option<&Section> {
+        self.header.sections.iter().find(|section| section.id == id)
+    }
+}
+
+/// The size of the regions of a disk, as a power of two.
+fn region_shift(size: u64) -> u8 {
+    let fits = |shift: u8, most: u64| size.div_ceil(1 << shift) <= most;
+    let few = REGION_SHIFTS.into_iter().find(|&shift| fits(shift, FEW_REGIONS));
+    few.or_else(|| (24..48).find(|&shift| fits(shift, MOST_REGIONS))).unwrap_or(48)
+}
