@@ -74,6 +74,7 @@ violations! {
     BitmapRecord "BMP-02" "a bitmap's record is as long as its name asks for, and says what is known"
     BitmapName "BMP-03" "a bitmap has a name"
     BitmapSection "BMP-04" "a bitmap's section is there"
+    SidecarOfImage "EPO-04" "a sidecar speaks of the image that it was made for"
     Cycle "CHN-02" "a chain has no cycle and is at most as deep as the caller allows"
     ParentMatches "CHN-03" "the parent is the one, and in the epoch, that its child names"
     Marked "CHN-04" "a file that is being merged into opens only below the child its mark names"

@@ -80,6 +80,17 @@ impl Image {
         header.host = Some(HostRecord { format: HostFormat::Raw, length: size, former });
         write_new(sidecar, &header, SLOTS_END, SLOTS_END)
     }
+
+    /// Makes `sidecar` a sidecar of `image`: bitmaps are added to it once it is attached.
+    ///
+    /// # Errors
+    /// As [`Image::create`].
+    pub fn create_beside_image(sidecar: &dyn Storage, image: &Image) -> Result<()> {
+        let of = image.header();
+        let mut header = Header::new(Kind::Sidecar, of.uuid, of.epoch, of.virtual_size, 0);
+        header.host = Some(HostRecord { format: HostFormat::Lvd, length: of.virtual_size, former: Uuid::NIL });
+        write_new(sidecar, &header, SLOTS_END, SLOTS_END)
+    }
 }
 
 fn new_header(kind: Kind, host: &dyn Host, options: &CreateOptions) -> Header {

@@ -123,6 +123,9 @@ impl BlockDevice for Image {
         if layout.bitmaps.recording() && self.order.session() == Session::Writing {
             self.order.metadata(layout.bitmaps.fold_if_due(self.order.now()))?;
         }
+        for sidecar in layout.beside.iter().filter(|_| self.order.session() == Session::Writing) {
+            sidecar.order.metadata(read(&sidecar.layout).bitmaps.fold_if_due(self.order.now()))?;
+        }
         Ok(())
     }
 
@@ -235,7 +238,14 @@ impl Image {
     /// What comes before a change of `range`: the session, and a note of it in the dirty bitmaps.
     fn begin_writing(&self, layout: &Layout, range: &Range<u64>) -> Result<()> {
         self.order.begin(Session::Writing)?;
-        if layout.bitmaps.recording() { self.order.metadata(layout.bitmaps.note(range)) } else { Ok(()) }
+        if layout.bitmaps.recording() {
+            self.order.metadata(layout.bitmaps.note(range))?;
+        }
+        layout.beside.iter().try_for_each(|sidecar| {
+            let beside = read(&sidecar.layout);
+            sidecar.order.check_poison()?;
+            if beside.bitmaps.recording() { sidecar.order.metadata(beside.bitmaps.note(range)) } else { Ok(()) }
+        })
     }
 
     /// Data is written: the blocks are this layer's. Their bits are durable after the next flush.

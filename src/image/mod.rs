@@ -61,6 +61,8 @@ struct Layout {
     granule: u64,
     allocation: Option<Allocation>,
     bitmaps: Bitmaps,
+    /// Sidecars that hold bitmaps of this image.
+    beside: Vec<Arc<Image>>,
     below: Option<Arc<dyn BlockDevice>>,
     /// Bytes of `below` that shine through; zeros beyond.
     visible: u64,
@@ -75,6 +77,7 @@ impl Layout {
             granule: section.as_ref().map_or(1, |section| 1 << section.granularity_shift),
             allocation: section.map(|section| Allocation::new(file.clone(), section, cache_bytes)),
             bitmaps,
+            beside: Vec::new(),
             below: None,
             visible: header.parent.as_ref().map_or(0, |parent| parent.visible_length),
         }
@@ -196,14 +199,24 @@ impl Image {
     pub fn seal(&self) -> Result<()> {
         // For writing: no request is under way while the header says closed.
         let layout = write(&self.layout);
+        self.seal_held(&layout)
+    }
+
+    fn seal_held(&self, layout: &Layout) -> Result<()> {
         if self.writable && self.header().state != State::Closed {
             // Left by a crash, if no session of ours: closing it now gives its content a name again.
             self.order.begin(Session::Filling)?;
         }
         if self.order.session() == Session::Writing {
-            self.order.metadata(layout.bitmaps.fold(true))?;
+            self.fold(layout)?;
         }
         self.order.seal(layout.allocation.as_ref())
+    }
+
+    /// Makes the bits of all bitmaps durable, here and in the sidecars, and clears their intents.
+    fn fold(&self, layout: &Layout) -> Result<()> {
+        self.order.metadata(layout.bitmaps.fold(true))?;
+        layout.beside.iter().try_for_each(|sidecar| sidecar.order.metadata(read(&sidecar.layout).bitmaps.fold(true)))
     }
 
     /// The clean end of a session: seals the image. Without it the next session starts as after a crash.

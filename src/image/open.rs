@@ -4,12 +4,12 @@ use super::dirty::Bitmaps;
 use super::order::Order;
 use super::{Image, Layout};
 use crate::error::{Error, Result};
-use crate::format::{Chosen, Header, Kind, State, Uuid, choose};
+use crate::format::{Chosen, Header, HostFormat, Kind, State, Uuid, choose};
 use crate::limits::SLOT_SIZE;
 use crate::range_lock::RangeLocks;
 use crate::storage::{Host, Storage};
 use crate::switch::require;
-use crate::sync::{Arc, RwLock};
+use crate::sync::{Arc, RwLock, write};
 use crate::violation::Violation;
 
 /// How to open an image.
@@ -67,8 +67,8 @@ impl Image {
     ) -> Result<Image> {
         let chosen = read_slots(&*sidecar)?;
         let named = match (&chosen.header.kind, &chosen.header.host) {
-            (Kind::Sidecar, Some(named)) => named.length,
-            _ => return Err(Error::Denied(format!("{}: not a sidecar", sidecar.name()))),
+            (Kind::Sidecar, Some(named)) if named.format == HostFormat::Raw => named.length,
+            _ => return Err(Error::Denied(format!("{}: not the sidecar of a volume", sidecar.name()))),
         };
         let fits = volume.size()? >= named;
         require(fits, Violation::HostLength, |rule| Error::corrupt(sidecar.name(), None, rule))?;
@@ -76,6 +76,46 @@ impl Image {
         let former = header.host.map_or(Uuid::NIL, |host| host.former);
         let distrust = header.state == State::Closed && !former.is_nil() && former.0 != volume.fingerprint()?;
         Image::assemble(sidecar, volume, host, chosen, distrust, options)
+    }
+
+    /// Opens the sidecar that holds bitmaps of `image`, for [`attach`](Image::attach).
+    ///
+    /// # Errors
+    /// As [`Image::open`]; `Refused` if it is not this image's (EPO-04). If it is, and does not fit the image's content,
+    /// its bitmaps are stale.
+    pub fn open_beside(
+        sidecar: Arc<dyn Storage>,
+        image: &Image,
+        host: Arc<dyn Host>,
+        options: &OpenOptions,
+    ) -> Result<Image> {
+        let chosen = read_slots(&*sidecar)?;
+        let (header, of) = (&chosen.header, image.header());
+        let Some(named) = header.host.filter(|host| host.format == HostFormat::Lvd) else {
+            return Err(Error::Denied(format!("{}: not the sidecar of an image", sidecar.name())));
+        };
+        require(header.uuid == of.uuid, Violation::SidecarOfImage, |rule| {
+            Error::refused(sidecar.name(), format!("it is the sidecar of another image than {}", image.name()), rule)
+        })?;
+        let distrust = ![header.epoch, named.former].contains(&of.epoch);
+        Image::assemble(sidecar.clone(), sidecar, host, chosen, distrust, options)
+    }
+
+    /// Has the bitmaps of `sidecar`, opened for this image, follow it from now on.
+    ///
+    /// # Errors
+    /// `Invalid` if the two do not belong together, or a bitmap has the name of another.
+    pub fn attach(&self, sidecar: Arc<Image>) -> Result<()> {
+        let names: Vec<String> = self.bitmaps().into_iter().map(|info| info.name).collect();
+        if let Some(twice) = sidecar.bitmaps().iter().find(|info| names.contains(&info.name)) {
+            return Err(Error::Invalid(format!("{}: there is a bitmap {:?} already", sidecar.name(), twice.name)));
+        }
+        if sidecar.uuid() != self.uuid() || self.writable && !sidecar.writable() {
+            return Err(Error::Invalid(format!("{}: not opened as a sidecar of {}", sidecar.name(), self.name())));
+        }
+        self.order.add_beside(sidecar.clone());
+        write(&self.layout).beside.push(sidecar);
+        Ok(())
     }
 
     fn assemble(

@@ -1,8 +1,9 @@
 //! The order of writes and barriers: every promise about a crash is kept here, line by line with `spec/ordering.md`.
 
+use super::Image;
 use super::alloc::Allocation;
 use crate::error::{Error, Result};
-use crate::format::{Chosen, Header, Section, State, Uuid};
+use crate::format::{Chosen, Header, HostFormat, Section, State, Uuid};
 use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::storage::{Host, Storage};
 use crate::switch::{Step, skipped};
@@ -63,6 +64,8 @@ pub(super) struct Order {
     poison: OnceLock<String>,
     /// The bitmaps that record are stale, though their epoch is the header's: it must not go on agreeing.
     distrust: AtomicBool,
+    /// Sidecars of the image: they are told of each new epoch before it is.
+    beside: Mutex<Vec<Arc<Image>>>,
 }
 
 impl Order {
@@ -86,6 +89,7 @@ impl Order {
             round_ended: Condvar::new(),
             poison: OnceLock::new(),
             distrust: AtomicBool::new(distrust),
+            beside: Mutex::default(),
         }
     }
 
@@ -142,7 +146,7 @@ impl Order {
         let mut header = (*slots.header).clone();
         self.enter(&mut header, session);
         if session == Session::Writing && !skipped(Step::EpochAtStart) {
-            self.renew(&mut header);
+            self.renew(&mut slots, &mut header)?;
         }
         self.update(&mut slots, header)?;
         self.session.store(session as u8, Ordering::Release);
@@ -158,10 +162,10 @@ impl Order {
         let session = self.at_least(session, &slots.header);
         let mut header = (*slots.header).clone();
         edit(&mut header);
-        if session == Session::Writing {
-            self.renew(&mut header);
-        }
         self.enter(&mut header, session);
+        if session == Session::Writing {
+            self.renew(&mut slots, &mut header)?;
+        }
         self.update(&mut slots, header)?;
         self.session.fetch_max(session as u8, Ordering::AcqRel);
         Ok(())
@@ -337,12 +341,45 @@ impl Order {
     }
 
     /// Gives the header a new epoch, which the bitmaps that record and are valid name in the same update (EPO-01).
-    fn renew(&self, header: &mut Header) {
+    fn renew(&self, slots: &mut Slots, header: &mut Header) -> Result<()> {
         let old = header.epoch;
         header.epoch = self.random();
+        self.carry(header, old);
+        if skipped(Step::SidecarFirst) {
+            return Ok(());
+        }
+        let beside = lock(&self.beside).clone();
+        if !beside.is_empty() {
+            // Else the sidecars may name an epoch that the image loses, and the one that it then has no more.
+            let begun = self.begin_files(slots);
+            self.poisoning(begun)?;
+        }
+        beside.iter().try_for_each(|sidecar| sidecar.order.follow(old, header.epoch, header.state))
+    }
+
+    fn carry(&self, header: &mut Header, old: Uuid) {
         if !self.distrust.swap(false, Ordering::AcqRel) && !skipped(Step::CarryBitmaps) {
             header.carry_bitmaps(old);
         }
+    }
+
+    /// In a sidecar of an image: the image, now in the epoch `former`, is about to have another one (EPO-05).
+    pub(super) fn follow(&self, former: Uuid, epoch: Uuid, state: State) -> Result<()> {
+        self.check_poison()?;
+        let mut slots = lock(&self.slots);
+        let mut header = (*slots.header).clone();
+        let old = std::mem::replace(&mut header.epoch, epoch);
+        header.state = state;
+        if let Some(host) = &mut header.host {
+            host.former = former;
+        }
+        self.carry(&mut header, old);
+        self.update(&mut slots, header)
+    }
+
+    /// Tells `sidecar` of each new epoch from now on.
+    pub(super) fn add_beside(&self, sidecar: Arc<Image>) {
+        lock(&self.beside).push(sidecar);
     }
 
     /// Whether the bitmaps that record are stale whatever their epoch says.
@@ -361,11 +398,19 @@ impl Order {
     }
 
     /// What the header will be after a seal, for [`seal_as`](Self::seal_as).
-    pub(super) fn sealed_header(&self) -> Header {
-        let mut header = (*self.header()).clone();
+    ///
+    /// A sidecar of an image has the image's epoch, which is sealed. Its former one goes: what a bitmap is about to forget
+    /// was changed under it (EPO-06).
+    pub(super) fn sealed_header(&self) -> Result<Header> {
+        let mut slots = lock(&self.slots);
+        let mut header = (*slots.header).clone();
         header.state = State::Closed;
-        self.renew(&mut header);
-        header
+        match &mut header.host {
+            Some(host) if host.format == HostFormat::Lvd && !skipped(Step::DropFormer) => host.former = Uuid::NIL,
+            Some(host) if host.format == HostFormat::Lvd => {}
+            _ => self.renew(&mut slots, &mut header)?,
+        }
+        Ok(header)
     }
 
     /// Ends the session, or makes a seal point without one, with the header that the caller has drafted from
@@ -402,7 +447,7 @@ impl Order {
         let mut header = (*slots.header).clone();
         header.state = State::Closed;
         if self.session() == Session::Writing && !skipped(Step::EpochAtClose) {
-            self.renew(&mut header);
+            self.renew(&mut slots, &mut header)?;
         }
         self.note_fingerprint(&mut header)?;
         self.update(&mut slots, header)?;

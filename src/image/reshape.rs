@@ -31,13 +31,14 @@ impl Image {
         }
         self.order.begin(Session::Writing)?;
         self.order.flush(layout.allocation.as_ref())?;
-        self.order.metadata(layout.bitmaps.fold(true))?;
+        self.fold(&layout)?;
         if size < layout.size { self.shrink(&mut layout, size) } else { self.grow(&mut layout, size) }
     }
 
     /// The header first, then the space: until both slots name the smaller disk, a crash shows the larger one, whole.
     fn shrink(&self, layout: &mut Layout, size: u64) -> Result<()> {
         let old_end = layout.place(layout.size);
+        layout.beside.iter().try_for_each(|sidecar| sidecar.cover_less(size))?;
         self.order.change_header(Session::Filling, |header| {
             set_size(header, size);
             if let Some(parent) = header.parent.as_mut().filter(|_| !skipped(Step::LowerVisible)) {
@@ -51,6 +52,14 @@ impl Image {
         // A volume beside a sidecar keeps its length: it may be longer than the disk, for reasons of its own.
         let ends_here = Arc::ptr_eq(&self.data, &self.file) && !behind && self.data.zeros_when_new();
         if ends_here { self.data.set_size(cut) } else { self.data.punch(cut..old_end) }
+    }
+
+    /// In a sidecar of an image that is about to shrink to `size` (BMP-11).
+    fn cover_less(&self, size: u64) -> Result<()> {
+        let mut layout = write(&self.layout);
+        self.order.change_header(Session::None, |header| cover_at_most(header, size))?;
+        self.adopt(&mut layout);
+        Ok(())
     }
 
     fn grow(&self, layout: &mut Layout, size: u64) -> Result<()> {
@@ -150,8 +159,10 @@ impl Image {
     }
 
     pub(super) fn zero_space(&self, range: Range<u64>) -> Result<()> {
-        if self.file.size()? < range.end {
-            self.file.set_size(range.end)?;
+        let size = self.file.size()?;
+        if size < range.end || self.file.zeros_when_new() {
+            // Even if it is long enough: a run whose barrier failed may have lengthened it, in the page cache alone.
+            self.file.set_size(size.max(range.end))?;
         }
         if skipped(Step::ZeroedSpace) { Ok(()) } else { self.file.punch(range) }
     }
@@ -270,6 +281,7 @@ impl Image {
             std::mem::swap(&mut next.bitmaps, &mut layout.bitmaps);
         }
         next.below = below;
+        next.beside = std::mem::take(&mut layout.beside);
         *layout = next;
     }
 }
@@ -279,12 +291,16 @@ fn set_size(header: &mut Header, size: u64) {
     for section in header.sections.iter_mut().filter(|section| section.kind == SectionKind::Allocation) {
         section.covered = size;
     }
-    for section in header.sections.iter_mut().filter(|section| section.kind.known()) {
-        // What a growth brings is dirty until a bitmap is cleared (BMP-11).
-        section.covered = section.covered.min(size);
-    }
+    cover_at_most(header, size);
     if let Some(host) = &mut header.host {
         host.length = size;
+    }
+}
+
+/// What a growth brings is dirty until a bitmap is cleared (BMP-11).
+fn cover_at_most(header: &mut Header, size: u64) {
+    for section in header.sections.iter_mut().filter(|section| section.kind.known()) {
+        section.covered = section.covered.min(size);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::{Image, Layout};
 use super::{BitmapInfo, Trust};
 use crate::error::{Error, Result};
-use crate::format::{Bitmap, BitmapState, Header, Section, SectionKind, Uuid};
+use crate::format::{Bitmap, BitmapState, Header, Section, SectionKind, State, Uuid};
 use crate::limits::{GRANULARITY_SHIFTS, MAX_SECTIONS, SLOT_SIZE};
 use crate::sync::{read, write};
 use std::ops::Range;
@@ -41,8 +41,12 @@ struct Draft {
 
 impl Image {
     /// The dirty bitmaps, and the records that are none.
+    ///
+    /// Those of the sidecars that are attached are among them, and every verb finds them by their names.
     pub fn bitmaps(&self) -> Vec<BitmapInfo> {
-        let mut infos = read(&self.layout).bitmaps.infos();
+        let layout = read(&self.layout);
+        let mut infos = layout.bitmaps.infos();
+        infos.extend(layout.beside.iter().flat_map(|sidecar| sidecar.bitmaps()));
         infos.extend(self.header().broken_bitmaps().into_iter().map(|(name, violation)| BitmapInfo {
             name,
             state: BitmapState::Disabled,
@@ -59,7 +63,7 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is none.
     pub fn bitmap(&self, name: &str) -> Result<BitmapInfo> {
-        let found = read(&self.layout).bitmaps.infos().into_iter().find(|info| info.name == name);
+        let found = self.bitmaps().into_iter().find(|info| info.name == name && info.broken.is_none());
         found.ok_or_else(|| self.no_bitmap(name))
     }
 
@@ -75,9 +79,48 @@ impl Image {
     pub fn bitmap_run(&self, name: &str, offset: u64, end: u64) -> Result<(bool, u64)> {
         let layout = read(&self.layout);
         self.check_range(&layout, &(offset..end))?;
+        for home in layout.beside.iter().filter(|sidecar| sidecar.has_bitmap(name)) {
+            let run = read(&home.layout).bitmaps.run(name, offset, layout.size)?;
+            if let Some((dirty, stop)) = run {
+                return Ok((dirty, stop.min(end)));
+            }
+        }
         let found = layout.bitmaps.run(name, offset, layout.size)?;
         let (dirty, stop) = found.ok_or_else(|| self.no_bitmap(name))?;
         Ok((dirty, stop.min(end)))
+    }
+
+    fn has_bitmap(&self, name: &str) -> bool {
+        self.bitmaps().iter().any(|info| info.name == name)
+    }
+
+    /// Does `verb` where the bitmap `name` is: in a sidecar, or in the image itself. What is nowhere yet goes into the
+    /// sidecar that was attached last.
+    ///
+    /// A verb on a sidecar's bitmap is a seal point of the image too: the two then speak of one content.
+    fn at_home<T>(&self, name: &str, verb: impl FnOnce(&Image) -> Result<T>) -> Result<T> {
+        let layout = write(&self.layout);
+        let here = layout.bitmaps.infos().iter().any(|info| info.name == name);
+        let home = layout.beside.iter().find(|sidecar| sidecar.has_bitmap(name)).or(layout.beside.last()).cloned();
+        let Some(sidecar) = home.filter(|_| !here) else {
+            drop(layout);
+            return verb(self);
+        };
+        self.check_writable()?;
+        self.seal_held(&layout)?;
+        sidecar.rebind(self.epoch())?;
+        verb(&sidecar)
+    }
+
+    /// Makes the sidecar speak of the image's content under its `epoch`, which is sealed.
+    fn rebind(&self, epoch: Uuid) -> Result<()> {
+        let mut layout = write(&self.layout);
+        self.check_writable()?;
+        if self.header().epoch != epoch {
+            self.order.follow(epoch, epoch, State::Closed)?;
+            self.adopt(&mut layout);
+        }
+        Ok(())
     }
 
     /// Adds a bitmap in which nothing is dirty. Returns its `since`.
@@ -85,6 +128,10 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is one of that name, or the name or the granularity is none (BMP-03); `NoSpace`, the host's.
     pub fn add_bitmap(&self, name: &str, new: &NewBitmap) -> Result<Uuid> {
+        self.at_home(name, |home| home.add_here(name, new))
+    }
+
+    fn add_here(&self, name: &str, new: &NewBitmap) -> Result<Uuid> {
         if !GRANULARITY_SHIFTS.contains(&new.granularity_shift) {
             let text = format!("{}: no bitmap has granules of 2^{} bytes", self.name(), new.granularity_shift);
             return Err(Error::Invalid(text));
@@ -108,6 +155,10 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is none; the host's.
     pub fn remove_bitmap(&self, name: &str) -> Result<()> {
+        self.at_home(name, |home| home.remove_here(name))
+    }
+
+    fn remove_here(&self, name: &str) -> Result<()> {
         self.change_bitmaps(|_, draft| {
             let header = &mut draft.header;
             let broken = header.remove_broken_bitmaps(name);
@@ -127,6 +178,10 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is no such bitmap, `Denied` if it is frozen; `NoSpace`, the host's.
     pub fn clear_bitmap(&self, name: &str, since: Option<Uuid>) -> Result<Uuid> {
+        self.at_home(name, |home| home.clear_here(name, since))
+    }
+
+    fn clear_here(&self, name: &str, since: Option<Uuid>) -> Result<Uuid> {
         let since = since.unwrap_or_else(|| self.order.random());
         self.change_bitmaps(|layout, draft| {
             let old = self.thawed(draft, name)?;
@@ -146,7 +201,7 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is no such bitmap, `Denied` if it is frozen or stale; the host's.
     pub fn disable_bitmap(&self, name: &str) -> Result<()> {
-        self.turn(name, BitmapState::Disabled)
+        self.at_home(name, |home| home.turn(name, BitmapState::Disabled))
     }
 
     /// Records again, if no write was missed since.
@@ -154,7 +209,7 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is no such bitmap, `Denied` if it is frozen or has missed writes; the host's.
     pub fn enable_bitmap(&self, name: &str) -> Result<()> {
-        self.turn(name, BitmapState::Recording)
+        self.at_home(name, |home| home.turn(name, BitmapState::Recording))
     }
 
     fn turn(&self, name: &str, state: BitmapState) -> Result<()> {
@@ -183,6 +238,10 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is no such bitmap, `Denied` if it does not record, or is stale; `NoSpace`, the host's.
     pub fn freeze_bitmap(&self, name: &str, since: Option<Uuid>) -> Result<Uuid> {
+        self.at_home(name, |home| home.freeze_here(name, since))
+    }
+
+    fn freeze_here(&self, name: &str, since: Option<Uuid>) -> Result<Uuid> {
         let since = since.unwrap_or_else(|| self.order.random());
         let trust = self.bitmap(name)?.trust;
         self.change_bitmaps(|layout, draft| {
@@ -207,6 +266,10 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is no such bitmap, `Denied` if it is not frozen; the host's.
     pub fn hand_over_bitmap(&self, name: &str) -> Result<()> {
+        self.at_home(name, |home| home.hand_over_here(name))
+    }
+
+    fn hand_over_here(&self, name: &str) -> Result<()> {
         self.change_bitmaps(|_, draft| {
             let (frozen, _) = self.frozen(draft, name)?;
             draft.header.bitmaps.retain(|bitmap| bitmap.section != frozen.section);
@@ -220,6 +283,10 @@ impl Image {
     /// # Errors
     /// As [`hand_over_bitmap`](Self::hand_over_bitmap).
     pub fn take_back_bitmap(&self, name: &str) -> Result<()> {
+        self.at_home(name, |home| home.take_back_here(name))
+    }
+
+    fn take_back_here(&self, name: &str) -> Result<()> {
         self.change_bitmaps(|layout, draft| {
             let (frozen, successor) = self.frozen(draft, name)?;
             layout.bitmaps.join_frozen(name, layout.size)?;
@@ -239,6 +306,10 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is no such bitmap; the host's.
     pub fn merge_bitmap(&self, name: &str, dirty: &[Range<u64>]) -> Result<()> {
+        self.at_home(name, |home| home.merge_here(name, dirty))
+    }
+
+    fn merge_here(&self, name: &str, dirty: &[Range<u64>]) -> Result<()> {
         let layout = write(&self.layout);
         self.check_writable()?;
         self.order.secure_found()?;
@@ -255,9 +326,9 @@ impl Image {
         self.check_writable()?;
         self.order.secure_found()?;
         self.order.flush(layout.allocation.as_ref())?;
-        self.order.metadata(layout.bitmaps.fold(true))?;
+        self.fold(&layout)?;
         let old = self.order.header();
-        let mut draft = Draft { header: self.order.sealed_header(), made: Vec::new() };
+        let mut draft = Draft { header: self.order.sealed_header()?, made: Vec::new() };
         edit(&layout, &mut draft)?;
         if !draft.made.is_empty() {
             for space in draft.made {

@@ -4,11 +4,15 @@ use super::files::{BLOCK, chain, top, tracked};
 use crate::chain::Chain;
 use crate::device::BlockDevice;
 use crate::error::Result;
-use crate::image::{Image, NewBitmap};
+use crate::image::{Image, NewBitmap, OpenOptions, Trust};
 use crate::storage::{Host, Storage};
 use crate::testing::crash::Scenario;
-use crate::testing::model::Model;
+use crate::testing::host::SimHost;
+use crate::testing::laws::Opened;
+use crate::testing::model::{Breach, Model};
+use crate::testing::sim::SimDisk;
 use crate::testing::world::World;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A region of intents.
@@ -272,3 +276,83 @@ pub(super) const VOLUME: Scenario = Scenario {
     },
     recover: |w| carry_on(w, "tracked.raw.lvb"),
 };
+
+/// An image whose bitmaps lie in a sidecar.
+pub(super) const SIDECAR: Scenario = Scenario {
+    name: "bitmap beside an image",
+    setup: |w| {
+        w.create("top.lvd", SIZE)?;
+        w.view("top", beside, model(), true);
+        let disk = w.open("top.lvd")?;
+        w.write("top", &disk, 0..BLOCK)?;
+        w.durable("top", || disk.close())?;
+        Image::create_beside_image(&*w.disk.create("bits.lvb")?, disk.image(0)?)?;
+        drop(disk);
+        let disk = open_beside(&w.disk, w.host.clone(), true)?;
+        add(w, &disk, "daily", 12)?;
+        w.durable("top", || disk.close())
+    },
+    body: |w| {
+        let disk = open_beside(&w.disk, w.host.clone(), true)?;
+        w.write("top", &disk, 0..512)?;
+        w.write("top", &disk, REGION + 512..REGION + 1024)?;
+        w.flush("top", &disk)?;
+        let old = copy_of(&w.disk)?;
+        w.host.sleep(LONG);
+        w.write("top", &disk, 2 * REGION..2 * REGION + 512)?;
+        w.flush("top", &disk)?;
+        clear(w, &disk, "daily")?;
+        roll_back(w, &old)?;
+        w.write("top", &disk, 3 * REGION..3 * REGION + 512)?;
+        w.durable("top", || disk.close())?;
+        roll_back(w, &old)
+    },
+    recover: |w| {
+        let disk = open_beside(&w.disk, w.host.clone(), true)?;
+        w.read("top", &disk);
+        w.write("top", &disk, REGION + BLOCK..REGION + BLOCK + 512)?;
+        w.flush("top", &disk)?;
+        clear(w, &disk, "daily")?;
+        w.write("top", &disk, 3 * REGION..3 * REGION + 512)?;
+        w.durable("top", || disk.close())?;
+        drop(disk);
+        let disk = open_beside(&w.disk, w.host.clone(), true)?;
+        w.write("top", &disk, 0..512)?;
+        w.durable("top", || disk.close())
+    },
+};
+
+fn beside(disk: &SimDisk) -> Result<Opened> {
+    let chain = open_beside(disk, Arc::new(SimHost::new(0)), false)?;
+    let image = chain.image(0)?.clone();
+    Ok(Opened { header: Some(image.header()), device: Arc::new(chain), image: Some(image) })
+}
+
+fn open_beside(disk: &SimDisk, host: Arc<SimHost>, write: bool) -> Result<Chain> {
+    let opened = chain(disk, host.clone(), "top.lvd", write, None)?;
+    let options = OpenOptions { write, ..OpenOptions::default() };
+    let sidecar = Image::open_beside(disk.open("bits.lvb", write)?, opened.image(0)?, host, &options)?;
+    opened.image(0)?.attach(Arc::new(sidecar))?;
+    Ok(opened)
+}
+
+fn copy_of(disk: &SimDisk) -> Result<Vec<u8>> {
+    let file = disk.open("top.lvd", false)?;
+    let mut bytes = vec![0; file.size()? as usize];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Elsewhere, the image is an older copy of itself again: the bitmap has forgotten what it knew of that, and must be
+/// stale.
+fn roll_back(w: &mut World, old: &[u8]) -> Result<()> {
+    let elsewhere = w.disk.fork();
+    elsewhere.kill();
+    elsewhere.open("top.lvd", true)?.write_at(old, 0)?;
+    let opened = beside(&elsewhere)?;
+    let trust = opened.image.as_ref().map(|image| image.bitmap("daily").map(|info| info.trust)).transpose()?;
+    if trust != Some(Trust::Stale) {
+        w.report(Err(Breach::new('S', "the sidecar of an image that was rolled back is not stale")));
+    }
+    Ok(())
+}

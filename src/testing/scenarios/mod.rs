@@ -38,6 +38,7 @@ pub const ALL: &[&Scenario] = &[
     &bitmaps::OVERLAY,
     &bitmaps::RESIZE,
     &bitmaps::VOLUME,
+    &bitmaps::SIDECAR,
     &resizing::COMPLETE,
     &resizing::OVERLAY,
     &resizing::GROW_OVER_SECTION,
