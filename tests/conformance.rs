@@ -133,7 +133,7 @@ fn every_rule_that_binds_readers_has_a_vector() {
 fn what_vectors_say_of_a_disk_is_consistent() {
     for vector in vectors() {
         for case in &vector.cases {
-            let disks = case.disk.iter().chain(case.after.iter().map(|after| &after.disk));
+            let disks = case.disks();
             for disk in disks {
                 if let Some(hash) = &disk.sha256 {
                     assert_eq!(*hash, disk.bytes.sha256(), "{}", vector.name);

@@ -92,7 +92,7 @@ impl Made {
 }
 
 /// What a storage holds.
-fn content(storage: &dyn Storage) -> Result<Sparse> {
+pub(super) fn content(storage: &dyn Storage) -> Result<Sparse> {
     let size = storage.size()?;
     let (mut bytes, mut at) = (Sparse::new(size), 0);
     while at < size {
