@@ -120,18 +120,12 @@ fn copy_raw(to: &str) -> Operation {
 }
 
 fn rebase(onto: &[&str]) -> Operation {
-    Operation::Rebase { onto: names(onto), refused: Vec::new() }
+    Operation::Rebase { onto: names(onto), raw: false, refused: Vec::new() }
 }
 
 /// The job that these rules forbid.
 fn forbidden(mut job: Operation, rules: &[&str]) -> Operation {
-    match &mut job {
-        Operation::Stream { refused, .. }
-        | Operation::Merge { refused, .. }
-        | Operation::Copy { refused, .. }
-        | Operation::Rebase { refused, .. } => *refused = names(rules),
-        _ => unreachable!("guests are forbidden nothing"),
-    }
+    *job.refused_mut().expect("guests are forbidden nothing") = names(rules);
     job
 }
 
@@ -141,8 +135,7 @@ fn names(list: &[&str]) -> Vec<String> {
 
 /// `open` on `parents` opens, and reads as `disk`; who holds what is the job's choice.
 fn reads(open: &str, parents: &[&str], disk: &Sparse) -> Case {
-    let disk =
-        Disk { size: disk.len(), sha256: Some(disk.sha256()), dump: None, extents: Vec::new(), bytes: disk.clone() };
+    let disk = Disk { size: disk.len(), sha256: Some(disk.sha256()), dump: None, extents: None, bytes: disk.clone() };
     Case { parents: names(parents), disk: Some(disk), ..Case::new(open, Verdict::Valid, &[]) }
 }
 
@@ -190,7 +183,7 @@ fn is_marked(open: &str, parents: &[&str], top: &Maker, named: &Maker) -> Case {
     with(looked_at, |after| (after.merge_mark, after.new_epoch) = (Some(mark(&found)), Some(true)))
 }
 
-/// `maker` while `top` is being merged into it: the next header, with the mark.
+/// `maker` while `top` is being merged into it and nothing has changed yet: the next header, with the mark.
 fn marked(maker: &Maker, top: &Maker) -> Maker {
     let mut marked = maker.next();
     marked.header.state = State::Writing;

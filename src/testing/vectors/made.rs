@@ -86,7 +86,13 @@ impl Made {
             at = range.end;
         }
         add(at..size, Held::Below);
-        let disk = Disk { size, sha256: Some(self.disk.sha256()), dump: None, extents, bytes: self.disk.clone() };
+        let disk = Disk {
+            size,
+            sha256: Some(self.disk.sha256()),
+            dump: None,
+            extents: Some(extents),
+            bytes: self.disk.clone(),
+        };
         Ok(Case { header: Some(facts(header)), disk: Some(disk), ..Case::new(name, Verdict::Valid, &[]) })
     }
 }

@@ -1,6 +1,7 @@
 //! Runs vectors against this library.
 
 use super::host::Seeded;
+use super::made::content;
 use super::maker::{facts, mark};
 use super::script::play;
 use super::sparse::Sparse;
@@ -38,10 +39,14 @@ pub fn run(vector: &Vector) -> Result<(), Mismatch> {
 ///
 /// # Errors
 /// What of its `then` cannot be done.
-pub fn outcome(vector: &Vector, case: &Case) -> Result<BTreeMap<String, Arc<dyn Storage>>, Mismatch> {
+pub fn outcome(vector: &Vector, case: &Case) -> Result<BTreeMap<String, Sparse>, Mismatch> {
+    played(vector, case)?.contents().map_err(|error| error.to_string())
+}
+
+fn played(vector: &Vector, case: &Case) -> Result<Files, Mismatch> {
     let mut files = Files::of(vector, true);
     play(&mut files, case, vector.flags.contains(&Flag::Live))?;
-    Ok(files.storages)
+    Ok(files)
 }
 
 /// The files of a vector while a case runs: each can be opened again, as others left it.
@@ -58,10 +63,7 @@ impl Files {
             let storage = stored(&file.name, &file.bytes);
             if write { Arc::new(storage) } else { Arc::new(ReadOnly(storage)) }
         };
-        Files::new(vector.files.iter().map(|file| (file.name.clone(), storage(file))).collect())
-    }
-
-    fn new(storages: BTreeMap<String, Arc<dyn Storage>>) -> Files {
+        let storages = vector.files.iter().map(|file| (file.name.clone(), storage(file))).collect();
         Files { storages, host: Arc::new(Seeded::new("whoever runs the vectors")) }
     }
 
@@ -69,8 +71,9 @@ impl Files {
         &self.host
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (&String, &Arc<dyn Storage>)> {
-        self.storages.iter()
+    /// All the bytes of all files.
+    pub(super) fn contents(&self) -> Result<BTreeMap<String, Sparse>, Error> {
+        self.storages.iter().map(|(name, storage)| Ok((name.clone(), content(&**storage)?))).collect()
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -135,7 +138,7 @@ fn run_case(vector: &Vector, case: &Case) -> Result<(), Mismatch> {
     if case.then.is_empty() {
         return Ok(());
     }
-    let left = Files::new(outcome(vector, case)?);
+    let left = played(vector, case)?;
     if let Some(after) = &case.after {
         let before = top(&chain)?.header();
         let again = left.case(case, ChainOptions::default());
@@ -208,7 +211,8 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &T) -> 
 
 fn check_disk(chain: &Chain, disk: &Disk) -> Result<(), Mismatch> {
     same("the size", &chain.size(), &disk.size)?;
-    for extent in &disk.extents {
+    let extents = disk.extents.as_deref().unwrap_or_default();
+    for extent in extents {
         let range = extent.offset..extent.offset + extent.length;
         if extent.held == Held::Unreadable {
             check_unreadable(chain, &range)?;
@@ -218,7 +222,7 @@ fn check_disk(chain: &Chain, disk: &Disk) -> Result<(), Mismatch> {
         }
     }
     // Across all extents at once.
-    if disk.size <= WHOLE && disk.extents.iter().all(|extent| extent.held != Held::Unreadable) {
+    if disk.size <= WHOLE && extents.iter().all(|extent| extent.held != Held::Unreadable) {
         check_bytes(chain, &(0..disk.size), &disk.bytes)?;
     }
     Ok(())

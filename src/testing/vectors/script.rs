@@ -1,8 +1,6 @@
 //! Does with this library what the `then` of a case says: a guest's requests, and jobs at rest or beside the guest.
 
-use super::made::content;
 use super::run::{Files, Mismatch, repeat};
-use super::sparse::Sparse;
 use super::vector::{Case, Operation};
 use crate::chain::{Chain, ChainOptions, Layer};
 use crate::device::BlockDevice;
@@ -10,9 +8,7 @@ use crate::error::Error;
 use crate::image::{CreateOptions, Image};
 use crate::jobs::{Job, Merge, Mirror, Rebase, Stream, Work, drive};
 use crate::live::{Disk, LiveMirror, MirrorOptions};
-use crate::storage::Storage;
 use crate::sync::Arc;
-use std::collections::BTreeMap;
 
 /// Bytes that a job goes through at once: less than any disk, so that a job can be stopped within.
 const STEP: u64 = 4096;
@@ -22,23 +18,12 @@ pub(super) fn play(files: &mut Files, case: &Case, live: bool) -> Result<(), Mis
     let mut process =
         Process::begin(files, case, live).map_err(|error| format!("does not open for writing: {error}"))?;
     case.then.iter().try_for_each(|operation| {
-        let result = match forbidden(operation) {
-            true => process.is_refused(files, operation),
-            false => process.perform(files, operation).map_err(|error| error.to_string()),
+        let result = match operation.refused() {
+            [] => process.perform(files, operation).map_err(|error| error.to_string()),
+            _ => process.is_refused(files, operation),
         };
         result.map_err(|error| format!("{operation:?}: {error}"))
     })
-}
-
-/// Whether a rule forbids a job.
-fn forbidden(operation: &Operation) -> bool {
-    match operation {
-        Operation::Stream { refused, .. }
-        | Operation::Merge { refused, .. }
-        | Operation::Copy { refused, .. }
-        | Operation::Rebase { refused, .. } => !refused.is_empty(),
-        _ => false,
-    }
 }
 
 /// One process, from its open of the files until it is dropped.
@@ -54,7 +39,7 @@ struct Process<'a> {
 /// A job under way.
 enum Running {
     /// One that only goes through the disk, and the target that it closes.
-    Steps(Job, Option<Chain>),
+    Steps(Box<Job>, Option<Chain>),
     /// One that also follows the guest, on a disk of so many bytes.
     Follows(Arc<LiveMirror>, u64),
 }
@@ -73,6 +58,7 @@ impl<'a> Process<'a> {
 
     /// A job that must be refused is, and no file has changed.
     fn is_refused(&mut self, files: &mut Files, operation: &Operation) -> Result<(), Mismatch> {
+        let contents = |files: &Files| files.contents().map_err(|error| error.to_string());
         let before = contents(files)?;
         match self.perform(files, operation) {
             Ok(()) => return Err("is not refused".into()),
@@ -111,7 +97,7 @@ impl<'a> Process<'a> {
                 let target = self.target(files, to, *raw, *granule, *alone)?;
                 self.copy(target, *alone)
             }
-            Operation::Rebase { onto, .. } => self.rebase(files, onto),
+            Operation::Rebase { onto, raw, .. } => self.rebase(files, onto, *raw),
         }
     }
 
@@ -126,13 +112,21 @@ impl<'a> Process<'a> {
     }
 
     fn at_rest(&mut self, job: Job, target: Option<Chain>) -> Result<(), Error> {
-        self.job = Some(Running::Steps(job, target));
+        self.job = Some(Running::Steps(Box::new(job), target));
         Ok(())
     }
 
     fn follow(&mut self, mirror: Arc<LiveMirror>) -> Result<(), Error> {
         self.job = Some(Running::Follows(mirror, self.disk.size()));
         Ok(())
+    }
+
+    /// Refuses `what`, if it is wanted, beside a guest.
+    fn at_rest_only(&self, wanted: bool, what: &str) -> Result<(), Error> {
+        match self.live && wanted {
+            true => Err(Error::Denied(format!("{what} is nothing that the library does beside a guest"))),
+            false => Ok(()),
+        }
     }
 
     fn stream(&mut self, base: Option<&str>) -> Result<(), Error> {
@@ -145,6 +139,7 @@ impl<'a> Process<'a> {
     }
 
     fn merge(&mut self, top: Option<&str>, base: &str, empty: bool) -> Result<(), Error> {
+        self.at_rest_only(empty, "emptying the top")?;
         let (top, base) = (top.map_or(Ok(0), |name| self.layer(name))?, self.layer(base)?);
         match top {
             0 if self.live => self.follow(self.disk.merge_active_with(base, &options())?),
@@ -186,6 +181,7 @@ impl<'a> Process<'a> {
     }
 
     fn copy(&mut self, target: Chain, alone: bool) -> Result<(), Error> {
+        self.at_rest_only(alone, "copying the top alone")?;
         if self.live {
             return self.follow(self.disk.mirror_with(target, &options())?);
         }
@@ -196,9 +192,14 @@ impl<'a> Process<'a> {
         self.at_rest(self.new_job(work), Some(target))
     }
 
-    fn rebase(&mut self, files: &Files, onto: &[String]) -> Result<(), Error> {
+    fn rebase(&mut self, files: &Files, onto: &[String], raw: bool) -> Result<(), Error> {
+        self.at_rest_only(true, "a rebase")?;
         let (parent, rest) = onto.split_first().ok_or_else(|| Error::Invalid("onto nothing".into()))?;
-        let chain = files.chain(parent, rest, &ChainOptions::default())?;
+        let options = ChainOptions::default();
+        let chain = match raw {
+            true => Chain::open_raw(files.open(parent)?, files.host().clone(), &options)?,
+            false => files.chain(parent, rest, &options)?,
+        };
         let work = Rebase::new(&self.disk.chain(), &chain, parent.clone())?;
         self.at_rest(self.new_job(work), None)
     }
@@ -255,18 +256,13 @@ impl<'a> Process<'a> {
 }
 
 fn until_ready(mirror: &LiveMirror) -> Result<(), Error> {
-    while !mirror.step(STEP)?.ready {}
+    while !mirror.progress().ready {
+        mirror.step(STEP)?;
+    }
     Ok(())
 }
 
 /// Small enough that a disk of a vector has many granules.
 fn options() -> MirrorOptions {
     MirrorOptions { granularity: STEP, piece: STEP, ..MirrorOptions::default() }
-}
-
-fn contents(files: &Files) -> Result<BTreeMap<String, Sparse>, Mismatch> {
-    let read = |(name, storage): (&String, &Arc<dyn Storage>)| {
-        content(&**storage).map(|bytes| (name.clone(), bytes)).map_err(|error| error.to_string())
-    };
-    files.all().map(read).collect()
 }

@@ -214,9 +214,9 @@ pub struct Disk {
     /// The dump of the disk, beside the JSON file; absent if it reads as zeros. Unreadable ranges are left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<String>,
-    /// All of the disk in order: who holds it. Empty if that is the writer's choice.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extents: Vec<Stretch>,
+    /// All of the disk in order: who holds it. Absent if that is the writer's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extents: Option<Vec<Stretch>>,
     /// Its bytes.
     #[serde(skip)]
     pub bytes: Sparse,
@@ -333,6 +333,9 @@ pub enum Operation {
     Rebase {
         /// The new parent, and the parents of that.
         onto: Vec<String>,
+        /// The new parent is a raw file.
+        #[serde(default, skip_serializing_if = "is_false")]
+        raw: bool,
         /// The rules that forbid it.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         refused: Vec<String>,
@@ -348,6 +351,30 @@ pub enum Operation {
     Pivot,
     /// The process ends where it is. Another one opens the files as they are, as the case says.
     Kill,
+}
+
+impl Operation {
+    /// The rules that forbid it, if it is a job.
+    pub fn refused(&self) -> &[String] {
+        match self {
+            Operation::Stream { refused, .. }
+            | Operation::Merge { refused, .. }
+            | Operation::Copy { refused, .. }
+            | Operation::Rebase { refused, .. } => refused,
+            _ => &[],
+        }
+    }
+
+    /// The same, to be changed. `None` for what a guest does.
+    pub fn refused_mut(&mut self) -> Option<&mut Vec<String>> {
+        match self {
+            Operation::Stream { refused, .. }
+            | Operation::Merge { refused, .. }
+            | Operation::Copy { refused, .. }
+            | Operation::Rebase { refused, .. } => Some(refused),
+            _ => None,
+        }
+    }
 }
 
 /// What another open finds afterwards.

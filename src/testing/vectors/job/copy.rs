@@ -150,7 +150,7 @@ fn beside_a_guest() -> Vec<Vector> {
             write(700, 300, 0x11),
             write(16_000, 3000, 0x22),
             Run { done: 20_480 },
-            zero(500, 400),
+            zero(8700, 100),
             write(20_480, 100, 0x33),
             zero(28_672, 8192),
             Flush,
@@ -197,7 +197,7 @@ fn refused() -> Vec<Vector> {
     let own = two(
         "job-copy-refused-own_layer",
         "The target is a layer of the disk, which is locked.",
-        &["CHN-11"],
+        &["ORD-90"],
         &[],
         vec![forbidden(copy(BASE), &["CHN-11"])],
         found,

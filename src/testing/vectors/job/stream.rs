@@ -21,14 +21,14 @@ fn middle(base: &Maker) -> Maker {
         .data(2048..3072)
         .zeros(13_312..13_824)
         .data(32_768..33_792)
-        .garbage(0..512)
+        .garbage(16_384..16_896)
 }
 
 /// `open` is complete and holds `disk`.
 fn all_here(open: &str, disk: &Sparse) -> Case {
     let mut case = complete(reads(open, &[], disk));
     if let Some(disk) = &mut case.disk {
-        disk.extents = vec![Stretch { offset: 0, length: disk.size, held: Held::Here }];
+        disk.extents = Some(vec![Stretch { offset: 0, length: disk.size, held: Held::Here }]);
     }
     case
 }
@@ -57,7 +57,7 @@ fn whole() -> Vec<Vector> {
     let below = raw("raw ", 20_000, &[0..3000, 12_288..20_000]);
     let mut on_raw = Maker::overlay("top ", SIZE, 13)
         .over_raw(&below, RAW, 20_000)
-        .data(4096..4608)
+        .data(8192..8704)
         .garbage(0..1024)
         .garbage(20_480..22_528)
         .garbage(39_936..SIZE);
@@ -195,7 +195,8 @@ fn beside_a_guest() -> Vec<Vector> {
             write(1200, 300, 0x11),
             write(14_000, 4000, 0x22),
             zero(25_000, 500),
-            Discard { offset: 8192, length: 512 },
+            zero(8192, 4096),
+            Discard { offset: 8192, length: 4096 },
             Run { done: 24_576 },
             write(0, 512, 0x33),
             write(32_000, 1000, 0x44),
