@@ -1,13 +1,15 @@
 //! Every vector of `testdata/` against the library, and the vectors against their own promises.
 
-use lvd::switch;
-use lvd::testing::vectors::vector::Verdict;
+use lvd::switch::{self, Mistake, Step};
+use lvd::testing::vectors::vector::{Case, Flag, Held, Operation, Verdict};
 use lvd::testing::vectors::{Vector, all, run, text};
 use lvd::violation::Violation;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::Path;
+use std::sync::Once;
 
 /// The vectors as they are in the repository, not as the generator would make them.
 fn vectors() -> Vec<Vector> {
@@ -17,6 +19,31 @@ fn vectors() -> Vec<Vector> {
 
 fn opens(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Valid | Verdict::Damaged)
+}
+
+/// The names of the vectors that do not agree with the library as it is now.
+fn noticed_by(vectors: &[Vector]) -> Vec<&str> {
+    // A library with a mistake may do anything.
+    let agrees = |vector: &&Vector| matches!(catch_unwind(AssertUnwindSafe(|| run::run(vector))), Ok(Ok(())));
+    vectors.iter().filter(|vector| !agrees(vector)).map(|vector| vector.name.as_str()).collect()
+}
+
+/// Runs `body`, in which panics are expected: their messages would be noise. Those of other threads are shown.
+fn quietly<T>(body: impl FnOnce() -> T) -> T {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                hook(panic)
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = body();
+    QUIET.set(false);
+    result
 }
 
 #[test]
@@ -39,20 +66,9 @@ fn testdata_is_what_the_generator_makes() {
 #[test]
 fn every_check_is_needed_by_a_vector() {
     let vectors = vectors();
-    // A library without a check may do anything with a file that breaks the rule; its messages would be noise.
-    let hook = take_hook();
-    set_hook(Box::new(|_| {}));
-    let rows: Vec<(Violation, Vec<&str>)> = Violation::ALL
-        .iter()
-        .map(|&rule| {
-            let notices = |vector: &&Vector| {
-                let run = || switch::without_check(rule, || run::run(vector));
-                !matches!(catch_unwind(AssertUnwindSafe(run)), Ok(Ok(())))
-            };
-            (rule, vectors.iter().filter(notices).map(|vector| vector.name.as_str()).collect())
-        })
-        .collect();
-    set_hook(hook);
+    let rows: Vec<(Violation, Vec<&str>)> = quietly(|| {
+        Violation::ALL.iter().map(|&rule| (rule, switch::without_check(rule, || noticed_by(&vectors)))).collect()
+    });
     for (rule, names) in &rows {
         println!("{:6} {:3}  {}", rule.id(), names.len(), names.first().unwrap_or(&"-"));
     }
@@ -82,11 +98,12 @@ fn every_rule_that_a_file_can_break_has_vectors_on_both_sides() {
 
 #[test]
 fn the_numbers_that_were_promised() {
-    let vectors = vectors();
-    let negative = vectors.iter().filter(|vector| vector.cases[0].result != Verdict::Valid).count();
-    println!("{} vectors, {negative} of them negative", vectors.len());
-    assert!(vectors.len() >= 150);
-    assert!(negative * 100 >= vectors.len() * 55, "{negative} of {}", vectors.len());
+    let (jobs, files): (Vec<Vector>, _) = vectors().into_iter().partition(|vector| vector.flags.contains(&Flag::Jobs));
+    let negative = files.iter().filter(|vector| vector.cases[0].result != Verdict::Valid).count();
+    println!("{} vectors, {negative} of them negative; {} of jobs", files.len(), jobs.len());
+    assert!(files.len() >= 150);
+    assert!(negative * 100 >= files.len() * 55, "{negative} of {}", files.len());
+    assert!(jobs.len() >= 15);
 }
 
 /// Names of rules in vectors are rules of the specification.
@@ -96,8 +113,10 @@ fn vectors_name_rules_that_exist() {
     let spec: String =
         ["format.md", "chain.md", "ordering.md"].map(|file| fs::read_to_string(root.join(file)).unwrap()).concat();
     for vector in vectors() {
-        let broken = vector.cases.iter().flat_map(|case| &case.broken);
-        for rule in vector.rules.iter().chain(broken) {
+        let opened = vector.cases.iter().flat_map(|case| std::iter::once(case).chain(&case.finally));
+        let broken = opened.flat_map(|case| &case.broken);
+        let jobs = vector.cases.iter().flat_map(|case| &case.then).flat_map(Operation::refused);
+        for rule in vector.rules.iter().chain(broken).chain(jobs) {
             assert!(spec.contains(&format!("**{rule}** (")), "{}: the specification has no rule {rule}", vector.name);
         }
     }
@@ -133,13 +152,14 @@ fn every_rule_that_binds_readers_has_a_vector() {
 fn what_vectors_say_of_a_disk_is_consistent() {
     for vector in vectors() {
         for case in &vector.cases {
-            let disks = case.disk.iter().chain(case.after.iter().map(|after| &after.disk));
+            let disks = case.disks();
             for disk in disks {
                 if let Some(hash) = &disk.sha256 {
                     assert_eq!(*hash, disk.bytes.sha256(), "{}", vector.name);
                 }
+                let Some(extents) = &disk.extents else { continue };
                 let mut end = 0;
-                for extent in &disk.extents {
+                for extent in extents {
                     assert!(extent.offset == end && extent.length > 0, "{}: extents have gaps", vector.name);
                     end += extent.length;
                 }
@@ -147,4 +167,111 @@ fn what_vectors_say_of_a_disk_is_consistent() {
             }
         }
     }
+}
+
+/// Steps that a job may not leave out, as far as a process that is killed or ends can tell. What only a loss of power
+/// tells, the simulator looks for.
+const STEPS: &[Step] = &[
+    Step::FillBlock,
+    Step::ZerosWritten,
+    Step::AllPresent,
+    Step::FlushBeforeRelink,
+    Step::MarkBase,
+    Step::SealBase,
+    Step::ZerosPastShort,
+    Step::MarkBetween,
+    Step::CopyMark,
+    Step::CountsBeforePivot,
+];
+
+/// Mistakes that show with one request at a time.
+const MISTAKES: &[Mistake] = &[Mistake::ShortZeroForgotten, Mistake::DiscardGivesUp];
+
+/// The vectors of jobs.
+fn jobs() -> Vec<Vector> {
+    vectors().into_iter().filter(|vector| vector.flags.contains(&Flag::Jobs)).collect()
+}
+
+#[test]
+fn vectors_of_jobs_notice_what_a_job_leaves_out() {
+    let jobs = jobs();
+    let steps = STEPS.iter().map(|&step| (step.id(), switch::without_step(step, || noticed_by(&jobs))));
+    let mistakes = MISTAKES.iter().map(|&it| (it.what(), switch::with_mistake(it, || noticed_by(&jobs))));
+    let unnoticed: Vec<&str> =
+        quietly(|| steps.chain(mistakes).filter(|(_, names)| names.is_empty()).map(|(what, _)| what).collect());
+    assert!(unnoticed.is_empty(), "no vector of a job notices {unnoticed:?}");
+}
+
+/// `case`, an open of what a job left, with one thing changed that it says.
+fn falsified(case: &Case) -> Vec<(&'static str, Case)> {
+    let mut all = Vec::new();
+    let mut change = |what, change: &dyn Fn(&mut Case) -> Option<()>| {
+        let mut case = case.clone();
+        if change(&mut case).is_some() {
+            all.push((what, case));
+        }
+    };
+    change("the result", &|case| {
+        case.result = if opens(case.result) { Verdict::Refused } else { Verdict::Valid };
+        Some(())
+    });
+    change("the rule", &|case| {
+        case.broken.first_mut().map(|rule| *rule = "HDR-02".into()).filter(|()| case.broken.len() == 1)
+    });
+    for at in [0, 1, 2] {
+        change("a byte", &|case| {
+            let bytes = &mut case.disk.as_mut()?.bytes;
+            let place = (bytes.len() - 1) * at / 2;
+            let byte = bytes.read(place, 1)[0];
+            bytes.write(place, &[byte ^ 1]);
+            Some(())
+        });
+    }
+    change("the size", &|case| case.disk.as_mut().map(|disk| disk.size += 1));
+    change("who holds a stretch", &|case| {
+        let held = &mut case.disk.as_mut()?.extents.as_mut()?.last_mut()?.held;
+        *held = if *held == Held::Here { Held::Below } else { Held::Here };
+        Some(())
+    });
+    change("the epoch", &|case| case.after.as_mut()?.new_epoch.as_mut().map(|new| *new = !*new));
+    change("the state", &|case| case.after.as_mut()?.state.as_mut().map(|state| *state = "writing".into()));
+    change("the visible length", &|case| case.after.as_mut()?.visible_length.as_mut().map(|length| *length -= 1));
+    change("the mark's epoch", &|case| {
+        let mark = case.after.as_mut()?.merge_mark.as_mut()?;
+        mark.child_epoch.clone_from(&mark.child_uuid);
+        Some(())
+    });
+    change("that there is no mark", &|case| case.after.as_mut()?.merge_mark.take().map(drop));
+    all
+}
+
+#[test]
+fn vectors_of_jobs_are_held_to_all_that_they_say() {
+    let mut unnoticed = Vec::new();
+    let mut changes = 0;
+    for vector in jobs() {
+        let mut differs = |what: &str, vector: &Vector| {
+            changes += 1;
+            if run::run(vector).is_ok() {
+                unnoticed.push(format!("{}: {what}", vector.name));
+            }
+        };
+        for (number, last) in vector.cases[0].finally.iter().enumerate() {
+            for (what, case) in falsified(last) {
+                let mut vector = vector.clone();
+                vector.cases[0].finally[number] = case;
+                differs(&format!("{what} of {}", last.open), &vector);
+            }
+        }
+        for number in 0..vector.cases[0].then.len() {
+            let mut vector = vector.clone();
+            // A job that no rule forbids, if one did; one that a rule forbids, if none did.
+            if let Some(rules) = vector.cases[0].then[number].refused_mut() {
+                *rules = if rules.is_empty() { vec!["CHN-16".into()] } else { vec![] };
+                differs("a refusal", &vector);
+            }
+        }
+    }
+    println!("{changes} things that {} vectors say", jobs().len());
+    assert!(unnoticed.is_empty(), "{unnoticed:#?}");
 }

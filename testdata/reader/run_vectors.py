@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Run reader.py over the conformance vectors and compare with what they expect.
 
-    run_vectors.py [--vectors DIR] [--scratch DIR] [NAME...]
+    run_vectors.py [--vectors DIR] [--scratch DIR] [--outcomes DIR] [NAME...]
 
 Files are made, sparse, from hex dumps below the scratch directory. Those of the vectors with the flag `huge` need a file
 system with files up to 2^61 bytes (tmpfs, xfs); they are skipped where the host cannot make them. What a vector does
-after opening (`then`) is for writers: of such a case the open, the header and the disk before are compared.
+after opening (`then`) is for writers: of such a case the open, the header and the disk before are compared. This holds
+for the jobs of vectors with the flag `jobs` too, unless `--outcomes` names a folder where somebody else has done them:
+`NAME/NUMBER/FILE` there are the files that case NUMBER (from 0) of NAME left, and are compared with its `finally`.
 """
 
 import argparse
@@ -118,8 +120,50 @@ def compare_disk(disk, expected, folder):
             yield "content differs from the hash"
 
 
-def run_case(case, folder, target):
-    """Yield what differs from what the case expects."""
+def header_in(path):
+    file = reader.File(str(path))
+    try:
+        return reader.right_header(file)
+    finally:
+        os.close(file.fd)
+
+
+def compare_after(case, header, before):
+    """Yield what of a header is not as a case of `finally` says. `before` is the file as it was, if it was there."""
+    after, link, mark = case["after"], header.first(reader.PARENT), header.first(reader.MERGE_MARK)
+    found = {"state": reader.STATES[header.state]}
+    if link:
+        found["visible_length"] = link.visible_length
+    if after.get("complete"):
+        found["complete"] = not link and not header.allocation()
+    if mark:
+        found["merge_mark"] = {"child_uuid": reader.printed(mark.child_uuid),
+                               "child_epoch": reader.printed(mark.child_epoch)}
+    if before.exists():
+        old = header_in(before)
+        found["new_epoch"] = header.epoch != old.epoch
+        if header.uuid != old.uuid or header.sequence < old.sequence:
+            yield "another UUID or an older header"
+    for field in set(after) | {"merge_mark"}:
+        if found.get(field) != after.get(field):
+            yield f"{field} {found.get(field)}, expected {after.get(field)}"
+
+
+def compare_raw(case, path):
+    data = path.read_bytes()
+    if len(data) != case["disk"]["size"] or hashlib.sha256(data).hexdigest() != case["disk"]["sha256"]:
+        yield "another content"
+
+
+def run_finally(case, folder, target, left):
+    """Yield what of the files in `left` is not as the cases of `finally` expect. `target` has them as before."""
+    for last in case["finally"]:
+        compare = compare_raw(last, left / last["open"]) if last.get("raw") else run_case(last, folder, left, target)
+        yield from (f"finally, {last['open']} {last.get('parents', [])}: {text}" for text in compare)
+
+
+def run_case(case, folder, target, before=None):
+    """Yield what differs from what the case expects. Of files that were written, `before` is the folder as it was."""
     override = ["CHN-04", "CHN-06"] * case.get("ignore_marks", False) + ["CHN-03"] * case.get("trust_links", False)
     parents = [str(target / name) for name in case.get("parents", ())]
     volume = str(target / case["volume"]) if "volume" in case else None
@@ -132,6 +176,8 @@ def run_case(case, folder, target):
                 yield f"header {header_of(disk)}, expected {case['header']}"
             if "disk" in case:
                 yield from compare_disk(disk, case["disk"], folder)
+            if before and "after" in case:
+                yield from compare_after(case, disk.layers[0].header, before / case["open"])
     except reader.Refusal as flaw:
         result, rule = flaw.result, flaw.rule
         if "disk" in case:
@@ -157,6 +203,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--vectors", type=pathlib.Path, default=HERE.parent)
     parser.add_argument("--scratch", type=pathlib.Path)
+    parser.add_argument("--outcomes", type=pathlib.Path)
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     count = collections.Counter()
@@ -183,6 +230,12 @@ def main():
                     continue
                 count["cases"] += 1
                 differences += [f"case {number}: {text}" for text in run_case(case, path.parent, target)]
+                if "jobs" in vector.get("flags", ()) and not args.outcomes:
+                    count["cases whose jobs were skipped"] += 1
+                elif "finally" in case:
+                    count["cases whose jobs somebody did"] += 1
+                    found = run_finally(case, path.parent, target, args.outcomes / vector["name"] / str(number))
+                    differences += [f"case {number}: {text}" for text in found]
                 if "parents" not in case and case.get("broken", ["HDR"])[0] not in ("SID-02", "HDR-09"):
                     count["checks"] += 1
                     differences += [f"case {number}: {text}" for text in check_case(case, target)]

@@ -282,15 +282,13 @@ fn bad_parent() -> Vector {
     (case.result, case.broken) = (Verdict::Damaged, vec![rule.id().into()]);
     let disk = case.disk.as_mut().expect("it opens");
     disk.sha256 = None;
-    disk.extents.clear();
-    for (offset, length, held) in [
+    let extents = [
         (0, 4096, Held::Unreadable),
         (4096, 4096, Held::Here),
         (8192, 8192, Held::Unreadable),
         (16_384, 16_384, Held::Below),
-    ] {
-        disk.extents.push(super::vector::Stretch { offset, length, held });
-    }
+    ];
+    disk.extents = Some(extents.map(|(offset, length, held)| super::vector::Stretch { offset, length, held }).into());
     disk.bytes.zero(0..4096);
     disk.bytes.zero(8192..16_384);
     vector

@@ -86,13 +86,19 @@ impl Made {
             at = range.end;
         }
         add(at..size, Held::Below);
-        let disk = Disk { size, sha256: Some(self.disk.sha256()), dump: None, extents, bytes: self.disk.clone() };
+        let disk = Disk {
+            size,
+            sha256: Some(self.disk.sha256()),
+            dump: None,
+            extents: Some(extents),
+            bytes: self.disk.clone(),
+        };
         Ok(Case { header: Some(facts(header)), disk: Some(disk), ..Case::new(name, Verdict::Valid, &[]) })
     }
 }
 
 /// What a storage holds.
-fn content(storage: &dyn Storage) -> Result<Sparse> {
+pub(super) fn content(storage: &dyn Storage) -> Result<Sparse> {
     let size = storage.size()?;
     let (mut bytes, mut at) = (Sparse::new(size), 0);
     while at < size {

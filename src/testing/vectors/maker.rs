@@ -246,7 +246,7 @@ impl Maker {
         unreadable.iter().for_each(|extent| bytes.zero(extent.offset..extent.offset + extent.length));
         let size = self.header.virtual_size;
         let sha256 = (unreadable.is_empty() && size <= MAX_HASHED).then(|| bytes.sha256());
-        Disk { size, sha256, dump: None, extents, bytes }
+        Disk { size, sha256, dump: None, extents: Some(extents), bytes }
     }
 
     /// Opening this file as `name` shows all of it; `damaged` if sectors are bad.

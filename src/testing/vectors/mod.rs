@@ -13,7 +13,8 @@
 //! | [`sid`] | a sidecar and its volume |
 //! | [`chn`], [`link`] | parents, visible lengths, depth; identities and marks |
 //! | [`crash`] | what a crash leaves |
-//! | [`wrt`], [`made`] | what a writer must leave behind, and what this one does |
+//! | [`wrt`], [`job`] | what a writer, and jobs, must leave behind |
+//! | [`made`] | what this writer does |
 
 mod alc;
 mod chn;
@@ -21,12 +22,14 @@ mod crash;
 mod draft;
 mod hdr;
 mod host;
+mod job;
 mod link;
 mod made;
 mod maker;
 mod pag;
 mod rec;
 pub mod run;
+mod script;
 mod sec;
 mod sid;
 mod slots;
@@ -60,6 +63,7 @@ pub fn all() -> Vec<Vector> {
         link::all,
         crash::all,
         wrt::all,
+        job::all,
         made::all,
     ] {
         vectors.extend(area());

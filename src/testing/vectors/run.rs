@@ -1,9 +1,11 @@
 //! Runs vectors against this library.
 
 use super::host::Seeded;
+use super::made::content;
 use super::maker::{facts, mark};
+use super::script::play;
 use super::sparse::Sparse;
-use super::vector::{After, Case, Disk, File, Held, Operation, Stretch, Vector, Verdict};
+use super::vector::{After, Case, Disk, File, Flag, Held, Stretch, Vector, Verdict};
 use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
 use crate::device::BlockDevice;
 use crate::error::Error;
@@ -33,8 +35,26 @@ pub fn run(vector: &Vector) -> Result<(), Mismatch> {
     Ok(())
 }
 
+/// The files that `case` of `vector` leaves, by their names.
+///
+/// # Errors
+/// What of its `then` cannot be done.
+pub fn outcome(vector: &Vector, case: &Case) -> Result<BTreeMap<String, Sparse>, Mismatch> {
+    played(vector, case)?.contents().map_err(|error| error.to_string())
+}
+
+fn played(vector: &Vector, case: &Case) -> Result<Files, Mismatch> {
+    let mut files = Files::of(vector, true);
+    play(&mut files, case, vector.flags.contains(&Flag::Live))?;
+    Ok(files)
+}
+
 /// The files of a vector while a case runs: each can be opened again, as others left it.
-struct Files(BTreeMap<String, Arc<dyn Storage>>);
+pub(super) struct Files {
+    storages: BTreeMap<String, Arc<dyn Storage>>,
+    /// One for all processes: what one of them drew no other one draws.
+    host: Arc<dyn Host>,
+}
 
 impl Files {
     /// Files that take no writes unless `write`: whatever only reads must not try to.
@@ -43,12 +63,60 @@ impl Files {
             let storage = stored(&file.name, &file.bytes);
             if write { Arc::new(storage) } else { Arc::new(ReadOnly(storage)) }
         };
-        Files(vector.files.iter().map(|file| (file.name.clone(), storage(file))).collect())
+        let storages = vector.files.iter().map(|file| (file.name.clone(), storage(file))).collect();
+        Files { storages, host: Arc::new(Seeded::new("whoever runs the vectors")) }
     }
 
-    fn open(&self, name: &str) -> Result<Arc<dyn Storage>, Error> {
+    pub(super) fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
+    /// All the bytes of all files.
+    pub(super) fn contents(&self) -> Result<BTreeMap<String, Sparse>, Error> {
+        self.storages.iter().map(|(name, storage)| Ok((name.clone(), content(&**storage)?))).collect()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.storages.contains_key(name)
+    }
+
+    /// A new, empty file.
+    pub(super) fn add(&mut self, name: &str) -> Arc<dyn Storage> {
+        let storage = Arc::new(MemoryStorage::new(name));
+        self.storages.insert(name.into(), storage.clone());
+        storage
+    }
+
+    pub(super) fn open(&self, name: &str) -> Result<Arc<dyn Storage>, Error> {
         let missing = || Error::Denied(format!("{name}: not among the files of the vector"));
-        self.0.get(name).cloned().ok_or_else(missing)
+        self.storages.get(name).cloned().ok_or_else(missing)
+    }
+
+    /// `top` on `parents`, from the upper one down.
+    pub(super) fn chain(&self, top: &str, parents: &[String], options: &ChainOptions) -> Result<Chain, Error> {
+        Chain::open(self.open(top)?, self.host.clone(), &self.policy(parents)?, options)
+    }
+
+    fn policy(&self, parents: &[String]) -> Result<GivenParents, Error> {
+        Ok(GivenParents::new(parents.iter().map(|name| self.open(name)).collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// What `case` opens, as it opens it.
+    pub(super) fn case(&self, case: &Case, options: ChainOptions) -> Result<Chain, Error> {
+        let options = ChainOptions {
+            depth: case.depth.unwrap_or(options.depth),
+            trust_links: case.trust_links,
+            ignore_marks: case.ignore_marks,
+            ..options
+        };
+        match &case.volume {
+            _ if case.raw => Chain::open_raw(self.open(&case.open)?, self.host.clone(), &options),
+            Some(volume) => {
+                let (file, volume) = (self.open(&case.open)?, self.open(volume)?);
+                Chain::open_sidecar(file, volume, self.host.clone(), &self.policy(&case.parents)?, &options)
+            }
+            None => self.chain(&case.open, &case.parents, &options),
+        }
     }
 }
 
@@ -64,46 +132,54 @@ fn stored(name: &str, bytes: &Sparse) -> MemoryStorage {
 
 fn run_case(vector: &Vector, case: &Case) -> Result<(), Mismatch> {
     let files = Files::of(vector, case.write);
-    let opened = open(&files, case, case.write);
+    let options = ChainOptions { write: case.write, ..ChainOptions::default() };
+    let Some(chain) = judge(&files, case, options)? else { return Ok(()) };
+    case.disk.as_ref().ok_or("the vector does not say what is read")?;
+    if case.then.is_empty() {
+        return Ok(());
+    }
+    let left = played(vector, case)?;
+    if let Some(after) = &case.after {
+        let before = top(&chain)?.header();
+        let again = left.case(case, ChainOptions::default());
+        let again = again.map_err(|error| format!("does not open afterwards: {error}"))?;
+        check_after(&again, after, Some(&before)).map_err(|error| format!("afterwards: {error}"))?;
+        if top(&again)?.header().sequence <= before.sequence {
+            return Err("the sequence number did not rise".into());
+        }
+    }
+    case.finally.iter().try_for_each(|last| {
+        run_last(vector, &left, last).map_err(|error| format!("finally, {} {:?}: {error}", last.open, last.parents))
+    })
+}
+
+/// An open of what is left in the end.
+fn run_last(vector: &Vector, left: &Files, case: &Case) -> Result<(), Mismatch> {
+    let Some(chain) = judge(left, case, ChainOptions::default())? else { return Ok(()) };
+    let Some(after) = &case.after else { return Ok(()) };
+    // A file that was made meanwhile had no header before.
+    let before = vector.files.iter().find(|file| file.name == case.open);
+    let before = before.map(|file| Image::read_header(&stored(&file.name, &file.bytes)).map_err(|e| e.to_string()));
+    check_after(&chain, after, before.transpose()?.as_ref())
+}
+
+/// Opens what `case` says, which must end as it says: `None` if it is rightly refused.
+fn judge(files: &Files, case: &Case, options: ChainOptions) -> Result<Option<Chain>, Mismatch> {
     let refused = !matches!(case.result, Verdict::Valid | Verdict::Damaged);
-    let chain = match opened {
-        Err(error) if refused => return check_refusal(&error, case),
+    let chain = match files.case(case, options) {
+        Err(error) if refused => return check_refusal(&error, case).map(|()| None),
         Err(error) => return Err(format!("does not open: {error}")),
         Ok(_) if refused => return Err(format!("opens, and breaks {}", case.broken.join(" or "))),
         Ok(chain) => chain,
     };
-    let image = top(&chain)?;
-    let before = image.header();
     if let Some(expected) = &case.header {
-        same("the header", &facts(&before), expected)?;
+        same("the header", &facts(&top(&chain)?.header()), expected)?;
     }
-    let disk = case.disk.as_ref().ok_or("the vector does not say what is read")?;
-    check_disk(image, disk)?;
+    if let Some(disk) = &case.disk {
+        check_disk(&chain, disk)?;
+    }
     check_findings(&chain, case)?;
-    if let Some(after) = &case.after {
-        let files = Files::of(vector, true);
-        change(&files, case)?;
-        check_after(&files, case, after, &before)?;
-    }
-    Ok(())
-}
-
-fn open(files: &Files, case: &Case, write: bool) -> Result<Chain, Error> {
-    let host: Arc<dyn Host> = Arc::new(Seeded::new("whoever runs the vectors"));
-    let defaults = ChainOptions::default();
-    let options = ChainOptions {
-        write,
-        depth: case.depth.unwrap_or(defaults.depth),
-        trust_links: case.trust_links,
-        ignore_marks: case.ignore_marks,
-        ..defaults
-    };
-    let parents = case.parents.iter().map(|name| files.open(name)).collect::<Result<Vec<_>, _>>()?;
-    let (file, policy) = (files.open(&case.open)?, GivenParents::new(parents));
-    match &case.volume {
-        Some(volume) => Chain::open_sidecar(file, files.open(volume)?, host, &policy, &options),
-        None => Chain::open(file, host, &policy, &options),
-    }
+    Ok(Some(chain))
 }
 
 fn top(chain: &Chain) -> Result<&Arc<Image>, Mismatch> {
@@ -133,20 +209,21 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &T) -> 
     if found == expected { Ok(()) } else { Err(format!("{what} is {found:?} instead of {expected:?}")) }
 }
 
-fn check_disk(image: &Image, disk: &Disk) -> Result<(), Mismatch> {
-    same("the size", &image.size(), &disk.size)?;
-    for extent in &disk.extents {
+fn check_disk(chain: &Chain, disk: &Disk) -> Result<(), Mismatch> {
+    same("the size", &chain.size(), &disk.size)?;
+    let extents = disk.extents.as_deref().unwrap_or_default();
+    for extent in extents {
         let range = extent.offset..extent.offset + extent.length;
         if extent.held == Held::Unreadable {
-            check_unreadable(image, &range)?;
+            check_unreadable(chain, &range)?;
         } else {
-            check_held(image, extent)?;
-            probes(&range, &disk.bytes).iter().try_for_each(|probe| check_bytes(image, probe, &disk.bytes))?;
+            check_held(top(chain)?, extent)?;
+            probes(&range, &disk.bytes).iter().try_for_each(|probe| check_bytes(chain, probe, &disk.bytes))?;
         }
     }
     // Across all extents at once.
-    if disk.size <= WHOLE && disk.extents.iter().all(|extent| extent.held != Held::Unreadable) {
-        check_bytes(image, &(0..disk.size), &disk.bytes)?;
+    if disk.size <= WHOLE && extents.iter().all(|extent| extent.held != Held::Unreadable) {
+        check_bytes(chain, &(0..disk.size), &disk.bytes)?;
     }
     Ok(())
 }
@@ -166,9 +243,9 @@ fn probes(range: &Range<u64>, bytes: &Sparse) -> Vec<Range<u64>> {
     probes
 }
 
-fn check_bytes(image: &Image, range: &Range<u64>, bytes: &Sparse) -> Result<(), Mismatch> {
+fn check_bytes(chain: &Chain, range: &Range<u64>, bytes: &Sparse) -> Result<(), Mismatch> {
     let mut found = vec![0xaa; (range.end - range.start) as usize];
-    image.read_at(&mut found, range.start).map_err(|error| format!("bytes {range:?} cannot be read: {error}"))?;
+    chain.read_at(&mut found, range.start).map_err(|error| format!("bytes {range:?} cannot be read: {error}"))?;
     let expected = bytes.read(range.start, found.len());
     match found.iter().zip(&expected).position(|(found, expected)| found != expected) {
         None => Ok(()),
@@ -176,11 +253,11 @@ fn check_bytes(image: &Image, range: &Range<u64>, bytes: &Sparse) -> Result<(), 
     }
 }
 
-fn check_unreadable(image: &Image, range: &Range<u64>) -> Result<(), Mismatch> {
+fn check_unreadable(chain: &Chain, range: &Range<u64>) -> Result<(), Mismatch> {
     let all = range.start..range.end.min(range.start + WHOLE);
     for part in [range.start..range.start + 1, range.end - 1..range.end, all] {
         let mut bytes = vec![0; (part.end - part.start) as usize];
-        match image.read_at(&mut bytes, part.start) {
+        match chain.read_at(&mut bytes, part.start) {
             Err(error) if error.violation() == Some(Violation::SealedSector) => {}
             Err(error) => return Err(format!("bytes {part:?} fail for another reason: {error}")),
             Ok(()) => return Err(format!("bytes {part:?} are read, though nobody knows what they are")),
@@ -216,25 +293,6 @@ fn check_findings(chain: &Chain, case: &Case) -> Result<(), Mismatch> {
     same("what a check finds", &found, &case.broken.iter().cloned().collect())
 }
 
-/// Opens for writing and does what the case asks for.
-fn change(files: &Files, case: &Case) -> Result<(), Mismatch> {
-    let failed = |operation: &Operation, error: Error| format!("{operation:?} fails: {error}");
-    let chain = open(files, case, true).map_err(|error| format!("does not open for writing: {error}"))?;
-    let image = top(&chain)?;
-    for operation in &case.then {
-        match operation {
-            Operation::Write { offset, length, pattern } => image.write_at(&repeat(pattern, *length)?, *offset),
-            Operation::Zero { offset, length } => image.write_zeroes(*offset..offset + length, true),
-            Operation::Fill { offset, length } => image.fill(*offset..offset + length).map(drop),
-            Operation::Resize { size } => image.resize(*size),
-            Operation::Flush => image.flush(),
-            Operation::Close => image.close(),
-        }
-        .map_err(|error| failed(operation, error))?;
-    }
-    Ok(())
-}
-
 /// The bytes that `pattern`, in hexadecimal digits, makes when it is repeated.
 pub(super) fn repeat(pattern: &str, length: u64) -> Result<Vec<u8>, Mismatch> {
     let digit = |at: usize| pattern.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
@@ -245,23 +303,30 @@ pub(super) fn repeat(pattern: &str, length: u64) -> Result<Vec<u8>, Mismatch> {
     }
 }
 
-fn check_after(files: &Files, case: &Case, after: &After, before: &Header) -> Result<(), Mismatch> {
-    let chain = open(files, case, false).map_err(|error| format!("does not open afterwards: {error}"))?;
-    let image = top(&chain)?;
-    let header = image.header();
-    same("the UUID afterwards", &header.uuid, &before.uuid)?;
-    same("whether the epoch is new", &(header.epoch != before.epoch), &after.new_epoch)?;
-    same("the state afterwards", &header.state.to_string(), &after.state)?;
-    same("the optional features afterwards", &header.compat, &after.compat)?;
+/// What `after` says of a file whose header was `before`.
+fn check_after(chain: &Chain, after: &After, before: Option<&Header>) -> Result<(), Mismatch> {
+    let header = top(chain)?.header();
+    if let Some(before) = before {
+        same("the UUID", &header.uuid, &before.uuid)?;
+        said("whether the epoch is new", &(header.epoch != before.epoch), &after.new_epoch)?;
+    }
+    said("the state", &header.state.to_string(), &after.state)?;
+    same("the optional features", &header.compat, &after.compat)?;
     let kept: Vec<(u16, u16, String)> = header
         .unknown
         .iter()
         .map(|record| (record.record_type, record.flags, super::sparse::hex(&record.payload)))
         .collect();
     same("what was kept of unknown records", &kept, &after.kept)?;
-    same("the merge mark afterwards", &header.merge_mark.as_ref().map(mark), &after.merge_mark)?;
-    if header.sequence <= before.sequence {
-        return Err("the sequence number did not rise".into());
-    }
-    check_disk(image, &after.disk).map_err(|error| format!("afterwards: {error}"))
+    same("the merge mark", &header.merge_mark.as_ref().map(mark), &after.merge_mark)?;
+    let complete = header.allocation().is_none() && header.parent.is_none();
+    said("whether it is complete", &complete, &after.complete.then_some(true))?;
+    let visible = header.parent.as_ref().map_or(0, |parent| parent.visible_length);
+    said("the visible length", &visible, &after.visible_length)?;
+    after.disk.as_ref().map_or(Ok(()), |disk| check_disk(chain, disk))
+}
+
+/// As [`same`], if the vector says anything.
+fn said<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &Option<T>) -> Result<(), Mismatch> {
+    expected.as_ref().map_or(Ok(()), |expected| same(what, found, expected))
 }

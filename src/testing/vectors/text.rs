@@ -1,7 +1,7 @@
 //! Vectors as files: JSON, dumps and the manifest, and back.
 
 use super::sparse::{Sparse, sha256};
-use super::vector::{Case, Disk, Vector, Verdict};
+use super::vector::{Case, Vector, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ pub fn render(vectors: &[Vector]) -> Tree {
             file.dump = dump(&file.name, &file.bytes);
         }
         let mut known: Vec<(Sparse, Option<String>)> = Vec::new();
-        for disk in vector.cases.iter_mut().flat_map(disks) {
+        for disk in vector.cases.iter_mut().flat_map(Case::disks_mut) {
             // Cases of one vector mostly show one disk.
             disk.dump = match known.iter().find(|(bytes, _)| *bytes == disk.bytes) {
                 Some((_, file)) => file.clone(),
@@ -87,11 +87,6 @@ pub fn render(vectors: &[Vector]) -> Tree {
     tree
 }
 
-/// Every disk that a case speaks of.
-fn disks(case: &mut Case) -> impl Iterator<Item = &mut Disk> {
-    case.disk.iter_mut().chain(case.after.as_mut().map(|after| &mut after.disk))
-}
-
 /// The vectors that a tree holds; `read` gives the bytes of a path.
 pub fn load(read: impl Fn(&str) -> Result<Vec<u8>, String>) -> Result<Vec<Vector>, String> {
     let manifest: Manifest = parse(&read(MANIFEST)?)?;
@@ -115,7 +110,7 @@ fn load_one(entry: &Entry, read: impl Fn(&str) -> Result<Vec<u8>, String>) -> Re
     for file in &mut vector.files {
         file.bytes = bytes(&file.dump, file.length)?;
     }
-    for disk in vector.cases.iter_mut().flat_map(disks) {
+    for disk in vector.cases.iter_mut().flat_map(Case::disks_mut) {
         disk.bytes = bytes(&disk.dump, disk.size)?;
     }
     Ok(vector)

@@ -35,6 +35,10 @@ pub enum Flag {
     Written,
     /// The result follows from what this implementation documents, not from a MUST of the specification.
     Policy,
+    /// Jobs are done: stream, merge, copy, rebase.
+    Jobs,
+    /// A guest writes while a job goes on.
+    Live,
 }
 
 /// What a file is to the one that is opened.
@@ -49,6 +53,8 @@ pub enum Role {
     Sidecar,
     /// A raw disk beside a sidecar.
     Volume,
+    /// Not a layer of it: another child of a parent, what a job copies to, where a rebase leads.
+    Other,
 }
 
 /// A file of a vector.
@@ -97,6 +103,9 @@ pub struct Case {
     /// The volume beside it, if it is a sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+    /// It is a raw file, whose bytes are the disk.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub raw: bool,
     /// For writing, too.
     #[serde(default, skip_serializing_if = "is_false")]
     pub write: bool,
@@ -126,6 +135,9 @@ pub struct Case {
     /// What another open finds afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<After>,
+    /// Further opens, for reading, of the files as all that left them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub finally: Vec<Case>,
 }
 
 /// What the header of an opened file says.
@@ -202,8 +214,9 @@ pub struct Disk {
     /// The dump of the disk, beside the JSON file; absent if it reads as zeros. Unreadable ranges are left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<String>,
-    /// All of the disk in order: who holds it.
-    pub extents: Vec<Stretch>,
+    /// All of the disk in order: who holds it. Absent if that is the writer's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extents: Option<Vec<Stretch>>,
     /// Its bytes.
     #[serde(skip)]
     pub bytes: Sparse,
@@ -233,7 +246,7 @@ pub enum Held {
     Unreadable,
 }
 
-/// What a guest does.
+/// What a guest does, and what jobs do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do", deny_unknown_fields)]
 pub enum Operation {
@@ -265,20 +278,121 @@ pub enum Operation {
         /// The new size.
         size: u64,
     },
+    /// Gives bytes up that read as zeros: they go on doing so.
+    Discard {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    },
     /// Makes it durable.
     Flush,
-    /// Ends the session.
+    /// Ends the session of every layer that was written.
     Close,
+    /// Begins to fill the opened file from the layers below.
+    Stream {
+        /// The layer that it is to lie on afterwards; on none if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<String>,
+        /// The rules that forbid it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<String>,
+    },
+    /// Begins to merge a layer, and those between, into one below.
+    Merge {
+        /// The upper end; the opened file if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        top: Option<String>,
+        /// The lower end.
+        base: String,
+        /// The upper end shall hold nothing afterwards.
+        #[serde(default, skip_serializing_if = "is_false")]
+        empty: bool,
+        /// The rules that forbid it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<String>,
+    },
+    /// Begins to copy the disk.
+    Copy {
+        /// The target. If there is no such file it is made.
+        to: String,
+        /// The target is a raw file, no image.
+        #[serde(default, skip_serializing_if = "is_false")]
+        raw: bool,
+        /// Bytes of a block of an image that is made; it is a complete one if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        granule: Option<u64>,
+        /// Only what the opened file itself holds; the target lies on its parent.
+        #[serde(default, skip_serializing_if = "is_false")]
+        alone: bool,
+        /// The rules that forbid it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<String>,
+    },
+    /// Begins to move the opened file onto another parent, on which it reads the same.
+    Rebase {
+        /// The new parent, and the parents of that.
+        onto: Vec<String>,
+        /// The new parent is a raw file.
+        #[serde(default, skip_serializing_if = "is_false")]
+        raw: bool,
+        /// The rules that forbid it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<String>,
+    },
+    /// The job goes on until it has gone through so many bytes of the disk, at least, and not to its end.
+    Run {
+        /// Bytes, from its beginning.
+        done: u64,
+    },
+    /// The job goes to its end; a copy is split from the guest.
+    Finish,
+    /// The job goes to its end, and the guest goes on with what was copied or merged to.
+    Pivot,
+    /// The process ends where it is. Another one opens the files as they are, as the case says.
+    Kill,
+}
+
+impl Operation {
+    /// The rules that forbid it, if it is a job.
+    pub fn refused(&self) -> &[String] {
+        match self {
+            Operation::Stream { refused, .. }
+            | Operation::Merge { refused, .. }
+            | Operation::Copy { refused, .. }
+            | Operation::Rebase { refused, .. } => refused,
+            _ => &[],
+        }
+    }
+
+    /// The same, to be changed. `None` for what a guest does.
+    pub fn refused_mut(&mut self) -> Option<&mut Vec<String>> {
+        match self {
+            Operation::Stream { refused, .. }
+            | Operation::Merge { refused, .. }
+            | Operation::Copy { refused, .. }
+            | Operation::Rebase { refused, .. } => Some(refused),
+            _ => None,
+        }
+    }
 }
 
 /// What another open finds afterwards.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct After {
     /// Whether the epoch is another one than before.
-    pub new_epoch: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_epoch: Option<bool>,
     /// The state in the header.
-    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// It is a complete image, or a sidecar that needs no parent.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub complete: bool,
+    /// Bytes that are seen of the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_length: Option<u64>,
     /// Unknown records, byte for byte: type, flags, payload in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<(u16, u16, String)>,
@@ -289,7 +403,8 @@ pub struct After {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub compat: u64,
     /// What a guest reads.
-    pub disk: Disk,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -365,6 +480,7 @@ impl Case {
             open: open.into(),
             parents: Vec::new(),
             volume: None,
+            raw: false,
             write: false,
             depth: None,
             trust_links: false,
@@ -375,7 +491,20 @@ impl Case {
             disk: None,
             then: Vec::new(),
             after: None,
+            finally: Vec::new(),
         }
+    }
+
+    /// Every disk that it speaks of.
+    pub fn disks(&self) -> Vec<&Disk> {
+        let after = self.after.iter().filter_map(|after| after.disk.as_ref());
+        self.disk.iter().chain(after).chain(self.finally.iter().flat_map(Case::disks)).collect()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn disks_mut(&mut self) -> Vec<&mut Disk> {
+        let after = self.after.iter_mut().filter_map(|after| after.disk.as_mut());
+        self.disk.iter_mut().chain(after).chain(self.finally.iter_mut().flat_map(Case::disks_mut)).collect()
     }
 }
 

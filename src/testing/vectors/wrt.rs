@@ -30,12 +30,14 @@ fn vector(name: &str, purpose: &str, maker: &mut Maker, then: Vec<Operation>, af
     };
     let records = after.header.unknown.iter();
     let after = After {
-        new_epoch: changes,
-        state: state.to_string(),
+        new_epoch: Some(changes),
+        state: Some(state.to_string()),
+        complete: false,
+        visible_length: None,
         kept: records.map(|record| (record.record_type, record.flags, hex(&record.payload))).collect(),
         merge_mark: after.header.merge_mark.as_ref().map(mark),
         compat: after.header.compat,
-        disk: after.expected(),
+        disk: Some(after.expected()),
     };
     let case = Case { write: true, then, after: Some(after), ..maker.opens(IMAGE) };
     Vector::new(name, purpose, &[]).file(IMAGE, Role::Image, file).case(case)
