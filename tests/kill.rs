@@ -98,6 +98,17 @@ fn run_and_kill(place: &Place, words: &[&str], input: &[u8], delay: Duration) ->
 /// Kills `words` over and over, each time on a fresh copy of `template`. `after` looks at what each kill left,
 /// `done` at what the same command made of it when it was left alone.
 fn torture(template: &Place, words: &[&str], input: &[u8], after: impl Fn(&Place, &Killed), done: impl Fn(&Place)) {
+    torture_each(|| copy_of(template), words, input, after, done);
+}
+
+/// The same, each time on files that `make` makes.
+fn torture_each(
+    make: impl Fn() -> Place,
+    words: &[&str],
+    input: &[u8],
+    after: impl Fn(&Place, &Killed),
+    done: impl Fn(&Place),
+) {
     let finish = |place: &Place| {
         let mut again = command();
         again.args(words).current_dir(place.root()).stdin(Stdio::piped());
@@ -105,7 +116,7 @@ fn torture(template: &Place, words: &[&str], input: &[u8], after: impl Fn(&Place
         again.stdin(fs::File::open(file).expect("opened"));
         run(&mut again).ok();
     };
-    let place = copy_of(template);
+    let place = make();
     let begun = Instant::now();
     finish(&place);
     let time = begun.elapsed();
@@ -113,7 +124,7 @@ fn torture(template: &Place, words: &[&str], input: &[u8], after: impl Fn(&Place
     let mut random = Random::new(words.len() as u64);
     let during = Cell::new(0);
     for _ in 0..kills() {
-        let place = copy_of(template);
+        let place = make();
         let delay = time.mul_f64(random.below(1000) as f64 / 1000.0);
         let (left, killed) = run_and_kill(&place, words, input, delay);
         during.set(during.get() + u64::from(killed));
@@ -386,4 +397,94 @@ fn sidecar() {
         |place, _| same(&view(place), &disks.middle, "through the sidecar"),
         |place| same(&fs::read(place.path("volume.raw")).expect("read"), &disks.middle, "the volume alone"),
     );
+}
+
+/// A disk with a bitmap, and its full backup: `disk` is `disk.lvd`, or `disk.raw` with its bitmaps in `disk.lvb`.
+fn tracked(place: &Place, raw: bool) -> Vec<String> {
+    let content = Random::new(7).disk(SIZE);
+    let words: Vec<String> = match raw {
+        true => {
+            place.file("disk.raw", &content);
+            lvd!("bitmap", "attach", place.path("disk.raw"), place.path("disk.lvb")).ok();
+            ["-f", "raw", "--sidecar", "disk.lvb", "disk.raw"].map(String::from).to_vec()
+        }
+        false => {
+            let raw = place.file("content.raw", &content);
+            lvd!("convert", "-f", "raw", &raw, place.path("disk.lvd")).ok();
+            vec!["disk.lvd".into()]
+        }
+    };
+    in_place(place, &["backup", "--bitmap", "daily"], &words, &["full.lvd"]);
+    words
+}
+
+fn in_place(place: &Place, before: &[&str], disk: &[String], after: &[&str]) {
+    run(command().args(before).args(disk).args(after).current_dir(place.root())).ok();
+}
+
+/// The incremental backup that the bitmap calls for restores to the bytes of the disk.
+fn restores(place: &Place, disk: &[String]) {
+    let increment = place.path("increment.lvd");
+    let _ = fs::remove_file(&increment);
+    in_place(place, &["backup", "--keep-bitmap", "--bitmap", "daily", "-b", "full.lvd"], disk, &["increment.lvd"]);
+    let raw = place.path("restored.raw");
+    lvd!("convert", "-O", "raw", &increment, &raw).ok();
+    let shown = place.path("shown.raw");
+    in_place(place, &["convert", "-O", "raw"], disk, &["shown.raw"]);
+    same(&fs::read(raw).expect("read"), &fs::read(shown).expect("read"), "what was restored");
+}
+
+/// A guest that writes here and there, or from one end to the other, is killed; the bitmap has missed nothing.
+fn bitmap_survives(raw: bool) {
+    let disk = tracked(&Place::new(), raw);
+    // A copy of a raw volume is another file, of which its sidecar knows nothing: the files are made each time.
+    let make = || {
+        let place = Place::new();
+        tracked(&place, raw);
+        place
+    };
+    let restored = |place: &Place| restores(place, &disk);
+    let here_and_there =
+        ["bench", "-w", "-d", "4", "-c", "1500", "-S", "268K", "--flush-interval", "32", "--pattern", "9"];
+    let words: Vec<&str> = here_and_there.into_iter().chain(disk.iter().map(String::as_str)).collect();
+    torture_each(make, &words, &[], |place, _| restored(place), restored);
+    let input = Random::new(8).disk(3 * MIB as usize);
+    let words: Vec<&str> = ["write"].into_iter().chain(disk.iter().map(String::as_str)).chain(["1M"]).collect();
+    torture_each(make, &words, &input, |place, _| restored(place), restored);
+}
+
+#[test]
+fn a_bitmap_in_the_image_survives_its_writer() {
+    bitmap_survives(false);
+}
+
+#[test]
+fn a_bitmap_beside_a_volume_survives_its_writer() {
+    bitmap_survives(true);
+}
+
+/// A backup that is killed leaves the bitmap as if it had never begun, or has begun the new count and is whole.
+#[test]
+fn a_backup_survives() {
+    let template = Place::new();
+    let disk = tracked(&template, false);
+    lvd!("write", "-P", "3", template.path("disk.lvd"), "2M", "5000000").ok();
+    let words = ["backup", "--bitmap", "daily", "-b", "full.lvd", "disk.lvd", "next.lvd"];
+    let whole = |place: &Place| {
+        lvd!("compare", place.path("disk.lvd"), place.path("next.lvd")).ok();
+    };
+    let after = |place: &Place, _: &Killed| {
+        let compared = command().arg("compare").arg(place.path("disk.lvd")).arg(place.path("next.lvd")).output();
+        let refused = !compared.expect("started").status.success();
+        let listed = lvd!("bitmap", "list", place.path("disk.lvd")).ok().text();
+        let begun_anew = listed.contains(" 0 B dirty");
+        assert!(!(refused && begun_anew), "the new count has begun, and the backup is none: {listed}");
+        match begun_anew {
+            // The same command would be refused now, since the backup before is no longer full.lvd: begin afresh.
+            true => drop(fs::copy(template.path("disk.lvd"), place.path("disk.lvd")).expect("copied")),
+            false => restores(place, &disk),
+        }
+        let _ = fs::remove_file(place.path("next.lvd"));
+    };
+    torture(&template, &words, &[], after, whole);
 }
