@@ -408,6 +408,8 @@ impl Order {
         match &mut header.host {
             Some(host) if host.format == HostFormat::Lvd && !skipped(Step::DropFormer) => host.former = Uuid::NIL,
             Some(host) if host.format == HostFormat::Lvd => {}
+            // What was sealed before has not changed, and whatever names it, names it still.
+            _ if self.session() < Session::Writing && slots.header.state != State::Writing => {}
             _ => self.renew(&mut slots, &mut header)?,
         }
         Ok(header)

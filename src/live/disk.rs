@@ -4,7 +4,8 @@ use super::mirror::{Change, LiveMirror, MirrorOptions, SHARE};
 use crate::chain::{Chain, Layer};
 use crate::device::{BlockDevice, Extent, Request};
 use crate::error::{Error, Result};
-use crate::image::{CreateOptions, Image, OpenOptions};
+use crate::format::BitmapState;
+use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions, Trust};
 use crate::jobs::{Job, Merge, Mirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
 use crate::switch::{Mistake, planted};
@@ -76,17 +77,44 @@ impl Disk {
         let old = serving.chain.layer(0)?.clone();
         storage.lock(LockMode::Exclusive)?;
         // Durable and sealed before anything names it; the new file durable before the guest writes to it.
-        old.close()?;
+        let bitmaps = match &old {
+            Layer::Lvd(image) => image.seal_below_overlay()?,
+            other => other.close().map(|()| Vec::new())?,
+        };
+        let made = self.overlay(&old, storage, hint, granularity_shift, &bitmaps);
+        let image = match (made, old.image()) {
+            (Err(error), Some(old)) => {
+                // The guest goes on with the old top, and so do its bitmaps: they have missed nothing.
+                bitmaps.iter().for_each(|info| drop(old.enable_bitmap(&info.name)));
+                return Err(error);
+            }
+            (made, _) => made?,
+        };
+        let layers = std::iter::once(Layer::Lvd(Arc::new(image))).chain(serving.chain.layers.iter().cloned());
+        serving.chain = Arc::new(Chain::from_layers(layers.collect(), self.host.clone()));
+        Ok(())
+    }
+
+    /// An overlay of `old` in `storage`, with the bitmaps that recorded until now.
+    fn overlay(
+        &self,
+        old: &Layer,
+        storage: Arc<dyn Storage>,
+        hint: String,
+        granularity_shift: u8,
+        bitmaps: &[BitmapInfo],
+    ) -> Result<Image> {
         let parent = Some(old.link(old.size(), hint)?);
         let options = CreateOptions { virtual_size: old.size(), granularity_shift, parent, ..CreateOptions::default() };
         Image::create(&*storage, &*self.host, &options)?;
         let options = OpenOptions { write: true, ..OpenOptions::default() };
         let image = Image::open(storage, self.host.clone(), &options)?;
         image.set_below(Some(old.device()));
+        if let Some(old) = old.image() {
+            image.take_over_bitmaps(old, bitmaps)?;
+        }
         old.lock(LockMode::Shared)?;
-        let layers = std::iter::once(Layer::Lvd(Arc::new(image))).chain(serving.chain.layers.iter().cloned());
-        serving.chain = Arc::new(Chain::from_layers(layers.collect(), self.host.clone()));
-        Ok(())
+        Ok(image)
     }
 
     /// A job that takes over what the layers above number `base` hold (`None`: all layers) into the top.
@@ -217,7 +245,7 @@ impl Disk {
     /// `Denied` before the mirror is ready. What the last copies and barriers meet: the guest goes on with the source,
     /// and so does the mirror.
     pub fn pivot(&self, mirror: &Arc<LiveMirror>) -> Result<Arc<Chain>> {
-        let mut serving = self.complete(mirror)?;
+        let mut serving = self.complete(mirror, true)?;
         let Some(mirroring) = serving.mirror.take() else { return Err(not_attached()) };
         Ok(std::mem::replace(&mut serving.chain, mirroring.target))
     }
@@ -231,7 +259,7 @@ impl Disk {
         if mirror.kind() != "mirror" {
             return Err(Error::Invalid(format!("a {} ends in a pivot, or is abandoned", mirror.kind())));
         }
-        let mut serving = self.complete(mirror)?;
+        let mut serving = self.complete(mirror, false)?;
         serving.mirror.take().map(|mirroring| mirroring.target).ok_or_else(not_attached)
     }
 
@@ -247,8 +275,8 @@ impl Disk {
         serving.mirror.take().map(|mirroring| mirroring.target).ok_or_else(not_attached)
     }
 
-    /// Makes the mirror's target count (ORD-97). The disk is held still on return.
-    fn complete(&self, mirror: &Arc<LiveMirror>) -> Result<RwLockWriteGuard<'_, Serving>> {
+    /// Makes the mirror's target count (ORD-97); with `moves` the bitmaps are in it. The disk is held still on return.
+    fn complete(&self, mirror: &Arc<LiveMirror>, moves: bool) -> Result<RwLockWriteGuard<'_, Serving>> {
         read(&self.serving).check_attached(mirror)?;
         if !mirror.progress().ready {
             return Err(Error::Denied(format!("the {} is not ready yet", mirror.kind())));
@@ -259,6 +287,9 @@ impl Disk {
         serving.check_attached(mirror)?;
         if !planted(Mistake::NoLastLook) {
             mirror.drain()?;
+        }
+        if moves {
+            serving.carry_bitmaps()?;
         }
         match mirror.finish() {
             Err(error) if !planted(Mistake::FinishUnchecked) => return Err(error),
@@ -387,6 +418,19 @@ impl Serving {
             }
             Some(mirroring) => mirroring.mirror.change(change, &*self.chain),
             None => change.apply(&*self.chain),
+        }
+    }
+
+    /// The bitmaps go with the guest. The target holds what the source does, and nobody writes.
+    fn carry_bitmaps(&self) -> Result<()> {
+        let Some(mirroring) = &self.mirror else { return Ok(()) };
+        match (self.chain.image(0), mirroring.target.image(0)) {
+            (Ok(source), Ok(target)) => {
+                let records = |info: &BitmapInfo| info.state == BitmapState::Recording && info.trust == Trust::Valid;
+                let bitmaps: Vec<BitmapInfo> = source.bitmaps().into_iter().filter(records).collect();
+                target.take_over_bitmaps(source, &bitmaps)
+            }
+            _ => Ok(()),
         }
     }
 

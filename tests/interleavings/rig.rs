@@ -48,6 +48,8 @@ pub(crate) struct Store {
     writes: AtomicU64,
     syncs: AtomicU64,
     pub reads: Mutex<Vec<Range<u64>>>,
+    /// All that was written, when it was issued.
+    pub written: Mutex<Vec<Range<u64>>>,
 }
 
 impl Store {
@@ -61,6 +63,7 @@ impl Store {
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             reads: Mutex::default(),
+            written: Mutex::default(),
         })
     }
 
@@ -73,6 +76,12 @@ impl Store {
     /// All of its bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.inner.contents()
+    }
+
+    /// What its last barrier covered, as a file of its own.
+    pub(crate) fn durable(&self) -> Arc<dyn Storage> {
+        let bytes = self.durable.lock().unwrap().clone();
+        Arc::new(MemoryStorage::with_bytes("what is durable", &bytes))
     }
 
     /// The durable cells of the disk that begins at `offset`.
@@ -113,6 +122,7 @@ impl Storage for Store {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let end = offset + data.len() as u64;
+        self.written.lock().unwrap().push(offset..end);
         self.write(offset..end, |part| self.inner.write_at(&data[..(part.end - offset) as usize], offset))
     }
 

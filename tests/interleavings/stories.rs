@@ -4,12 +4,16 @@ use crate::rig::*;
 use lvd::BlockDevice;
 use lvd::Error;
 use lvd::chain::Chain;
+use lvd::image::{CreateOptions, Image, NewBitmap, OpenOptions};
 use lvd::jobs::Job;
 use lvd::live::{LiveMirror, Pace};
+use lvd::storage::Host;
+use lvd::testing::host::SimHost;
 use shuttle::thread::spawn;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Every story, with its name.
 pub(crate) const ALL: &[(&str, fn())] = &[
@@ -27,6 +31,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_bounded_lag_stays_within_its_bound", a_bounded_lag_stays_within_its_bound),
     ("mirrors_under_endless_load", mirrors_under_endless_load),
     ("merges_of_the_active_layer", merges_of_the_active_layer),
+    ("bitmaps_miss_nothing", bitmaps_miss_nothing),
 ];
 
 /// A base of data, one overlay on it or two, the lower one perhaps short.
@@ -52,6 +57,57 @@ fn snapshot(rig: &Rig) -> impl FnOnce(&Rig) + use<> {
         assert_eq!(content(&*old), left, "nobody writes to what a snapshot left");
         rig.history.check_instant(window, &left, "snapshot");
     }
+}
+
+/// Guests write while intents are cleared: whatever was issued is told of by what is durable, at every moment.
+pub(crate) fn bitmaps_miss_nothing() {
+    const REGION: u64 = 64 << 10;
+    let host: Arc<dyn Host> = Arc::new(SimHost::new(7));
+    let store = Store::new("disk");
+    let options = CreateOptions { virtual_size: 3 * REGION, ..CreateOptions::default() };
+    Image::create(&*store, &*host, &options).unwrap();
+    let open = |file, write| {
+        let options = OpenOptions { write, ..OpenOptions::default() };
+        Arc::new(Image::open(file, host.clone(), &options).unwrap())
+    };
+    let image = open(store.clone(), true);
+    let granularity_shift = 12;
+    image.add_bitmap("daily", &NewBitmap { granularity_shift, ..NewBitmap::default() }).unwrap();
+    let start = image.data_location().1;
+    store.written.lock().unwrap().clear();
+    let guests: Vec<_> = (0..2)
+        .map(|_| {
+            let image = image.clone();
+            spawn(move || {
+                for _ in 0..3 {
+                    let at = below(3) * REGION + below(3) * BLOCK;
+                    image.write_at(&[7; 512], at).unwrap();
+                }
+            })
+        })
+        .collect();
+    let (folding, clock) = (image.clone(), host.clone());
+    let folder = spawn(move || {
+        for _ in 0..4 {
+            clock.sleep(Duration::from_secs(60));
+            folding.flush().unwrap();
+        }
+    });
+    let check = || {
+        // Issued first: what is durable later tells of it too.
+        let issued = store.written.lock().unwrap().clone();
+        let left = open(store.durable(), false);
+        for range in issued.iter().filter(|range| (start..start + 3 * REGION).contains(&range.start)) {
+            let at = range.start - start;
+            assert!(left.bitmap_run("daily", at, at + 1).unwrap().0, "byte {at} was changed, and nothing tells of it");
+        }
+    };
+    for _ in 0..4 {
+        pause();
+        check();
+    }
+    guests.into_iter().chain([folder]).for_each(|thread| thread.join().unwrap());
+    check();
 }
 
 pub(crate) fn snapshots() {
@@ -419,6 +475,7 @@ macro_rules! tests {
 
 mod run {
     tests! {
+        bitmaps_miss_nothing
         snapshots
         streams
         merges_below

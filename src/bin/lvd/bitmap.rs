@@ -69,29 +69,14 @@ fn merge(image: &Image, name: &str, sources: &[String]) -> Result<()> {
         let since = infos.first().map(|info| info.since);
         image.add_bitmap(name, &NewBitmap { granularity_shift: shift(least)?, recording: false, since })?;
     }
-    let size = image.size();
-    sources.iter().try_for_each(|source| image.merge_bitmap(name, &dirty_of(image, source, size)?))
-}
-
-/// The dirty stretches of a bitmap.
-fn dirty_of(image: &Image, name: &str, size: u64) -> Result<Vec<Range<u64>>> {
-    let (mut dirty, mut at) = (Vec::new(), 0);
-    while at < size {
-        let (set, end) = image.bitmap_run(name, at, size)?;
-        if set {
-            dirty.push(at..end);
-        }
-        at = end;
-    }
-    Ok(dirty)
+    sources.iter().try_for_each(|source| image.merge_bitmap(name, &image.dirty_stretches(source)?))
 }
 
 fn list(path: &Path, opening: &Opening, json: bool) -> Result<()> {
     let disk = Disk::open(path, opening, false)?;
     let image = image(&disk)?;
-    let size = disk.chain().size();
     if json {
-        let facts = image.bitmaps().iter().map(|info| fact(image, info, size)).collect::<Result<Vec<_>>>()?;
+        let facts = image.bitmaps().iter().map(|info| fact(image, info)).collect::<Result<Vec<_>>>()?;
         return output::json(&json!(facts));
     }
     for info in image.bitmaps() {
@@ -100,7 +85,7 @@ fn list(path: &Path, opening: &Opening, json: bool) -> Result<()> {
             output::line(format!("{name:<24} no bitmap: {rule}"))?;
             continue;
         }
-        let (dirty, granularity) = (Size(dirty_bytes(image, &info, size)?), Size(info.granularity));
+        let (dirty, granularity) = (Size(dirty_bytes(image, &info)?), Size(info.granularity));
         output::line(format!("{name:<24} {state:<24} {dirty:>10} dirty, in {granularity}, since {}", info.since))?;
     }
     Ok(())
@@ -115,12 +100,12 @@ fn words(info: &BitmapInfo) -> String {
     }
 }
 
-fn dirty_bytes(image: &Image, info: &BitmapInfo, size: u64) -> Result<u64> {
-    Ok(dirty_of(image, &info.name, size)?.iter().map(|range| range.end - range.start).sum())
+fn dirty_bytes(image: &Image, info: &BitmapInfo) -> Result<u64> {
+    Ok(image.dirty_stretches(&info.name)?.iter().map(|range| range.end - range.start).sum())
 }
 
 /// In the words of `qemu-img info`, and our own.
-pub fn fact(image: &Image, info: &BitmapInfo, size: u64) -> Result<serde_json::Value> {
+pub fn fact(image: &Image, info: &BitmapInfo) -> Result<serde_json::Value> {
     if let Some(rule) = info.broken {
         return Ok(json!({ "name": info.name, "broken": rule.id() }));
     }
@@ -128,7 +113,7 @@ pub fn fact(image: &Image, info: &BitmapInfo, size: u64) -> Result<serde_json::V
     Ok(json!({
         "name": info.name, "granularity": info.granularity, "flags": flags, "state": info.state.to_string(),
         "since": info.since.to_string(), "stale": info.trust == Trust::Stale,
-        "missed-writes": info.trust == Trust::MissedWrites, "dirty-bytes": dirty_bytes(image, info, size)?,
+        "missed-writes": info.trust == Trust::MissedWrites, "dirty-bytes": dirty_bytes(image, info)?,
     }))
 }
 

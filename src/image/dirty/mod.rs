@@ -99,7 +99,6 @@ impl Bitmaps {
             let section = header.sections.iter().find(|section| section.id == bitmap.section)?;
             let trust = match bitmap.state {
                 BitmapState::Recording if distrust || bitmap.epoch != header.epoch => Trust::Stale,
-                BitmapState::Disabled if bitmap.epoch != header.epoch => Trust::MissedWrites,
                 _ => Trust::Valid,
             };
             let (name, state, since) = (bitmap.name.clone(), bitmap.state, bitmap.since);
@@ -229,11 +228,20 @@ impl Bitmaps {
         if skipped(Step::BitsBeforeClear) { Ok(()) } else { self.file.sync() }
     }
 
-    /// The bitmaps by name; a frozen one and its successor are one (BMP-08).
-    pub(super) fn infos(&self) -> Vec<BitmapInfo> {
+    /// The bitmaps by name; a frozen one and its successor are one (BMP-08). `header` is the one at hand: what is disabled
+    /// has missed writes from the moment at which its epoch is no longer the header's.
+    pub(super) fn infos(&self, header: &Header) -> Vec<BitmapInfo> {
         let first =
             |bitmap: &&Tracked| self.parts(&bitmap.name).first().is_some_and(|part| std::ptr::eq(*part, *bitmap));
-        self.list.iter().filter(first).map(|bitmap| self.info(bitmap)).collect()
+        let missed = |bitmap: &Tracked| {
+            let record = header.bitmaps.iter().find(|record| record.section == bitmap.bits.section().id);
+            bitmap.state == BitmapState::Disabled && record.is_some_and(|record| record.epoch != header.epoch)
+        };
+        let info = |bitmap: &Tracked| match missed(bitmap) {
+            true => BitmapInfo { trust: Trust::MissedWrites, ..self.info(bitmap) },
+            false => self.info(bitmap),
+        };
+        self.list.iter().filter(first).map(info).collect()
     }
 
     fn info(&self, bitmap: &Tracked) -> BitmapInfo {

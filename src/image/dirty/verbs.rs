@@ -45,7 +45,7 @@ impl Image {
     /// Those of the sidecars that are attached are among them, and every verb finds them by their names.
     pub fn bitmaps(&self) -> Vec<BitmapInfo> {
         let layout = read(&self.layout);
-        let mut infos = layout.bitmaps.infos();
+        let mut infos = layout.bitmaps.infos(&self.header());
         infos.extend(layout.beside.iter().flat_map(|sidecar| sidecar.bitmaps()));
         infos.extend(self.header().broken_bitmaps().into_iter().map(|(name, violation)| BitmapInfo {
             name,
@@ -100,7 +100,7 @@ impl Image {
     /// A verb on a sidecar's bitmap is a seal point of the image too: the two then speak of one content.
     fn at_home<T>(&self, name: &str, verb: impl FnOnce(&Image) -> Result<T>) -> Result<T> {
         let layout = write(&self.layout);
-        let here = layout.bitmaps.infos().iter().any(|info| info.name == name);
+        let here = layout.bitmaps.infos(&self.header()).iter().any(|info| info.name == name);
         let home = layout.beside.iter().find(|sidecar| sidecar.has_bitmap(name)).or(layout.beside.last()).cloned();
         let Some(sidecar) = home.filter(|_| !here) else {
             drop(layout);
@@ -318,6 +318,69 @@ impl Image {
             return Err(self.no_bitmap(name));
         }
         self.order.metadata(layout.bitmaps.save())
+    }
+
+    /// Seals the image for an overlay above it: what records is disabled at the point that the overlay's link names.
+    /// Returns those that recorded and were valid.
+    ///
+    /// # Errors
+    /// The host's. What was disabled may be enabled again, nothing having been written meanwhile.
+    pub fn seal_below_overlay(&self) -> Result<Vec<BitmapInfo>> {
+        let records = |info: &BitmapInfo| info.state == BitmapState::Recording && info.trust == Trust::Valid;
+        let recording: Vec<BitmapInfo> = self.bitmaps().into_iter().filter(records).collect();
+        let here = read(&self.layout).bitmaps.recording();
+        if !here {
+            self.seal()?;
+        } else {
+            self.change_bitmaps(|_, draft| {
+                let epoch = draft.header.epoch;
+                for bitmap in &mut draft.header.bitmaps {
+                    if recording.iter().any(|info| info.name == bitmap.name) {
+                        (bitmap.state, bitmap.epoch) = (BitmapState::Disabled, epoch);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        // Those in sidecars, under the epoch that the image has by now.
+        recording.iter().try_for_each(|info| self.disable_bitmap(&info.name))?;
+        Ok(recording)
+    }
+
+    /// The dirty stretches of the bitmap `name`, in bytes.
+    ///
+    /// # Errors
+    /// As [`bitmap_run`](Self::bitmap_run).
+    pub fn dirty_stretches(&self, name: &str) -> Result<Vec<Range<u64>>> {
+        let size = read(&self.layout).size;
+        let (mut dirty, mut at) = (Vec::new(), 0);
+        while at < size {
+            let (set, end) = self.bitmap_run(name, at, size)?;
+            if set {
+                dirty.push(at..end);
+            }
+            at = end;
+        }
+        Ok(dirty)
+    }
+
+    /// Goes on, in this image, with bitmaps of `from`, which has the same content at this moment (BMP-14). One of the same
+    /// name gives way.
+    ///
+    /// # Errors
+    /// As [`add_bitmap`](Self::add_bitmap).
+    pub fn take_over_bitmaps(&self, from: &Image, bitmaps: &[BitmapInfo]) -> Result<()> {
+        for info in bitmaps {
+            let dirty = from.dirty_stretches(&info.name)?;
+            if self.has_bitmap(&info.name) {
+                self.remove_bitmap(&info.name)?;
+            }
+            let granularity_shift = info.granularity.trailing_zeros() as u8;
+            let new = NewBitmap { granularity_shift, recording: true, since: Some(info.since) };
+            self.add_bitmap(&info.name, &new)?;
+            self.merge_bitmap(&info.name, &dirty)?;
+        }
+        Ok(())
     }
 
     /// One verb: all is durable, `edit` drafts the header, the sections it made are zeroed and durable, then one update.

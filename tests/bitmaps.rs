@@ -1,0 +1,391 @@
+//! Dirty bitmaps: never too few, never stale unnoticed, never in the way of the disk.
+
+mod common;
+
+use common::Random;
+use lvd::chain::{Chain, ChainOptions, GivenParents};
+use lvd::format::{BitmapState, Header, Uuid};
+use lvd::image::{CreateOptions, Image, NewBitmap, OpenOptions, Trust};
+use lvd::jobs::drive;
+use lvd::live::Disk;
+use lvd::storage::{Host, MemoryStorage, Storage};
+use lvd::switch::{Step, without_step};
+use lvd::testing::host::SimHost;
+use lvd::{BlockDevice, Error, Violation};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+fn host() -> Arc<SimHost> {
+    Arc::new(SimHost::new(4))
+}
+
+fn file(name: &str, size: u64, host: &SimHost) -> Arc<MemoryStorage> {
+    let file = Arc::new(MemoryStorage::new(name));
+    let options = CreateOptions { virtual_size: size, ..CreateOptions::default() };
+    Image::create(&*file, host, &options).unwrap();
+    file
+}
+
+fn open(file: &Arc<MemoryStorage>, host: &Arc<SimHost>) -> Arc<Image> {
+    let options = OpenOptions { write: true, ..OpenOptions::default() };
+    Arc::new(Image::open(file.clone(), host.clone(), &options).unwrap())
+}
+
+fn small(shift: u8) -> NewBitmap {
+    NewBitmap { granularity_shift: shift, ..NewBitmap::default() }
+}
+
+/// What a bitmap must have dirty, and what it may have.
+#[derive(Clone, Default)]
+struct Model {
+    /// Bytes changed since the point, in units of 512.
+    changed: BTreeSet<u64>,
+    records: bool,
+    missed: bool,
+}
+
+impl Model {
+    fn note(&mut self, range: &Range<u64>) {
+        match self.records {
+            true => self.changed.extend(range.start / 512..range.end.div_ceil(512)),
+            false => self.missed |= !range.is_empty(),
+        }
+    }
+}
+
+/// Lives of a disk with two bitmaps beside a naive set of changed sectors: nothing that changed is clean, and a disabled
+/// one has missed writes if there were any.
+#[test]
+fn bitmaps_are_their_model() {
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let host = host();
+        let size = MIB + 512 * random.below(600) + [0, 100][random.below(2) as usize];
+        let disk = file("disk.lvd", size, &host);
+        let mut image = open(&disk, &host);
+        let shifts = [12 + random.below(6) as u8, 16];
+        let mut models = Vec::new();
+        for (number, shift) in shifts.iter().enumerate() {
+            image.add_bitmap(&number.to_string(), &small(*shift)).unwrap();
+            models.push(Model { records: true, ..Model::default() });
+        }
+        for turn in 0..120 {
+            let at = random.below(size);
+            let range = at..(at + 1 + random.below(9000)).min(size);
+            let which = random.below(2) as usize;
+            let (name, model) = (which.to_string(), which);
+            match random.below(14) {
+                0..5 => {
+                    image.write_at(&random.bytes((range.end - range.start) as usize), range.start).unwrap();
+                    models.iter_mut().for_each(|model| model.note(&range));
+                }
+                5 => {
+                    image.write_zeroes(range.clone(), true).unwrap();
+                    models.iter_mut().for_each(|model| model.note(&range));
+                }
+                6 => {
+                    host.sleep(Duration::from_secs(30));
+                    image.flush().unwrap();
+                }
+                7 => {
+                    image.close().unwrap();
+                    for (number, model) in models.iter().enumerate() {
+                        let trust = image.bitmap(&number.to_string()).unwrap().trust;
+                        assert_eq!(trust == Trust::MissedWrites, model.missed, "seed {seed}, turn {turn}: {trust:?}");
+                    }
+                    image = open(&disk, &host);
+                }
+                8 => image = open(&disk, &host), // What was in memory alone is lost.
+                9 => {
+                    image.clear_bitmap(&name, None).unwrap();
+                    models[model] = Model { records: models[model].records, ..Model::default() };
+                }
+                10 => {
+                    image.disable_bitmap(&name).unwrap();
+                    models[model].records = false;
+                }
+                11 => match (models[model].records, models[model].missed) {
+                    (false, true) => assert!(matches!(image.enable_bitmap(&name), Err(Error::Denied(_)))),
+                    _ => {
+                        image.enable_bitmap(&name).unwrap();
+                        models[model].records = true;
+                    }
+                },
+                12 => {
+                    if models[model].records {
+                        let before = models[model].clone();
+                        image.freeze_bitmap(&name, None).unwrap();
+                        image.write_at(&[1; 700], range.start.min(size - 700)).unwrap();
+                        let written = range.start.min(size - 700)..range.start.min(size - 700) + 700;
+                        models.iter_mut().for_each(|model| model.note(&written));
+                        superset(&image, &models, "frozen");
+                        if random.below(2) == 0 {
+                            image.take_back_bitmap(&name).unwrap();
+                        } else {
+                            image.hand_over_bitmap(&name).unwrap();
+                            models[model] = Model { changed: BTreeSet::new(), ..before };
+                            models[model].note(&written);
+                        }
+                    }
+                }
+                _ => {
+                    let other = (1 - which).to_string();
+                    image.merge_bitmap(&name, &image.dirty_stretches(&other).unwrap()).unwrap();
+                    let granule = 1 << (shifts[1 - which] - 9);
+                    let more: Vec<u64> = models[1 - which].changed.iter().map(|sector| sector / granule).collect();
+                    models[model].changed.extend(more.iter().flat_map(|g| g * granule..(g + 1) * granule));
+                    // What intents had dirty in the other one is dirty here, for good.
+                    for range in image.dirty_stretches(&other).unwrap() {
+                        models[model].changed.extend(range.start / 512..range.end.div_ceil(512));
+                    }
+                }
+            }
+            superset(&image, &models, &format!("seed {seed}, turn {turn}"));
+        }
+    }
+}
+
+fn superset(image: &Image, models: &[Model], when: &str) {
+    for (number, model) in models.iter().enumerate() {
+        for sector in &model.changed {
+            let at = sector * 512;
+            if at < image.size() {
+                let dirty = image.bitmap_run(&number.to_string(), at, at + 1).unwrap().0;
+                assert!(dirty, "{when}: sector {sector} is clean in bitmap {number}");
+            }
+        }
+    }
+}
+
+/// Without a death in between nothing else is dirty: a granule for a granule.
+#[test]
+fn after_a_clean_end_a_bitmap_is_exact() {
+    let host = host();
+    let disk = file("disk.lvd", 8 * MIB, &host);
+    let image = open(&disk, &host);
+    image.add_bitmap("daily", &small(12)).unwrap();
+    image.write_at(&[1; 3], 5 * 4096 + 4094).unwrap();
+    image.write_at(&[1; 4096], 7 * MIB).unwrap();
+    assert!(image.bitmap_run("daily", 0, 4096).unwrap() == (false, 4096), "what is in memory is exact too");
+    image.close().unwrap();
+    drop(image);
+    let image = open(&disk, &host);
+    let dirty = image.dirty_stretches("daily").unwrap();
+    assert_eq!(dirty, [5 * 4096..7 * 4096, 7 * MIB..7 * MIB + 4096]);
+}
+
+/// A writer that knows nothing of bitmaps gives the disk a new epoch: they are stale, and say so; the disk runs.
+#[test]
+fn a_writer_that_ignores_bitmaps_makes_them_stale() {
+    let host = host();
+    let disk = file("disk.lvd", MIB, &host);
+    let image = open(&disk, &host);
+    image.add_bitmap("daily", &small(16)).unwrap();
+    image.close().unwrap();
+    drop(image);
+    without_step(Step::CarryBitmaps, || {
+        let image = open(&disk, &host);
+        image.write_at(&[1; 512], 0).unwrap();
+        image.close().unwrap();
+    });
+    let image = open(&disk, &host);
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Stale);
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [0..MIB]);
+    image.write_at(&[2; 512], 4096).unwrap();
+    image.close().unwrap();
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Stale, "for good");
+    assert!(matches!(image.disable_bitmap("daily"), Err(Error::Denied(_))));
+    image.clear_bitmap("daily", None).unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), []);
+}
+
+/// An image that is put back to an older copy of itself has the bitmap of then, and with it the point of then.
+#[test]
+fn a_rolled_back_image_has_the_point_of_then() {
+    let host = host();
+    let disk = file("disk.lvd", MIB, &host);
+    let image = open(&disk, &host);
+    let first = image.add_bitmap("daily", &small(16)).unwrap();
+    image.close().unwrap();
+    let old = disk.copy("old.lvd");
+    image.write_at(&[1; 512], 0).unwrap();
+    let second = image.clear_bitmap("daily", None).unwrap();
+    let back = open(&Arc::new(old), &host);
+    let bitmap = back.bitmap("daily").unwrap();
+    assert_eq!((bitmap.trust, bitmap.since), (Trust::Valid, first));
+    assert_ne!(first, second, "a backup of the second point does not fit");
+}
+
+struct Beside {
+    host: Arc<SimHost>,
+    disk: Arc<MemoryStorage>,
+    bits: Arc<MemoryStorage>,
+}
+
+impl Beside {
+    fn new() -> Beside {
+        let host = host();
+        let disk = file("disk.lvd", MIB, &host);
+        let bits = Arc::new(MemoryStorage::new("disk.lvb"));
+        Image::create_beside_image(&*bits, &open(&disk, &host)).unwrap();
+        Beside { host, disk, bits }
+    }
+
+    fn open(&self) -> lvd::Result<Arc<Image>> {
+        let image = open(&self.disk, &self.host);
+        let options = OpenOptions { write: true, ..OpenOptions::default() };
+        let sidecar = Image::open_beside(self.bits.clone(), &image, self.host.clone(), &options)?;
+        image.attach(Arc::new(sidecar))?;
+        Ok(image)
+    }
+}
+
+/// What becomes of a sidecar whose image went other ways: written without it, put back, replaced.
+#[test]
+fn a_sidecar_notices_what_happened_to_its_image() {
+    let beside = Beside::new();
+    let image = beside.open().unwrap();
+    image.add_bitmap("daily", &small(16)).unwrap();
+    let old = beside.disk.copy("old.lvd");
+    image.write_at(&[1; 512], 65536).unwrap();
+    image.close().unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [65536..131_072]);
+    image.clear_bitmap("daily", None).unwrap();
+    drop(image);
+    let image = beside.open().unwrap();
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Valid);
+    drop(image);
+
+    // Put back to before the write that it has forgotten.
+    let back = Beside { disk: Arc::new(old), bits: Arc::new(beside.bits.copy("bits")), host: beside.host.clone() };
+    assert_eq!(back.open().unwrap().bitmap("daily").unwrap().trust, Trust::Stale);
+
+    // Written without it.
+    let image = open(&beside.disk, &beside.host);
+    image.write_at(&[3; 512], 0).unwrap();
+    image.close().unwrap();
+    drop(image);
+    let image = beside.open().unwrap();
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Stale);
+    image.write_at(&[4; 512], 0).unwrap();
+    image.close().unwrap();
+    drop(image);
+    let image = beside.open().unwrap();
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Stale, "for good");
+    image.clear_bitmap("daily", None).unwrap();
+    image.write_at(&[5; 512], 0).unwrap();
+    image.close().unwrap();
+    drop(image);
+    let image = beside.open().unwrap();
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Valid);
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [0..65536]);
+    drop(image);
+
+    // Another image's.
+    let other = Beside { disk: file("other.lvd", MIB, &beside.host), ..beside };
+    let error = other.open().unwrap_err();
+    assert_eq!(error.violation(), Some(Violation::SidecarOfImage));
+    assert!(error.to_string().contains("disk.lvb"), "{error}");
+}
+
+/// What is broken in a bitmap never keeps the disk from opening, and is told in a line.
+#[test]
+fn a_broken_bitmap_leaves_the_disk_alone() {
+    let host = host();
+    let disk = file("disk.lvd", MIB, &host);
+    let image = open(&disk, &host);
+    image.add_bitmap("daily", &small(12)).unwrap();
+    image.write_at(&[1; 512], 8192).unwrap();
+    image.close().unwrap();
+    let header = image.header();
+    let section = *header.sections.iter().find(|section| section.id == header.bitmaps[0].section).unwrap();
+    drop(image);
+
+    // A bad sector: its granules count as dirty, and it can be cleared.
+    disk.write_at(&[0x55; 512], section.offset).unwrap();
+    let image = open(&disk, &host);
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [0..MIB]);
+    image.clear_bitmap("daily", None).unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), []);
+    drop(image);
+
+    // A section past the end of the file, and a bitmap without one.
+    let rewrite = |edit: &dyn Fn(&mut Header)| {
+        let mut slot = vec![0; 65536];
+        disk.read_at(&mut slot, 0).unwrap();
+        let mut header = Header::decode(&slot).unwrap();
+        edit(&mut header);
+        let bytes = header.encode().unwrap();
+        disk.write_at(&bytes, 0).unwrap();
+        disk.write_at(&bytes, 65536).unwrap();
+    };
+    rewrite(&|header| {
+        let id = header.bitmaps[0].section;
+        let section = header.sections.iter_mut().find(|section| section.id == id).unwrap();
+        section.offset = 1 << 40;
+    });
+    assert_eq!(open(&disk, &host).dirty_stretches("daily").unwrap(), [0..MIB]);
+    rewrite(&|header| header.bitmaps[0].section = Uuid([9; 16]));
+    let image = open(&disk, &host);
+    let infos = image.bitmaps();
+    assert_eq!((infos.len(), infos[0].broken), (1, Some(Violation::BitmapSection)));
+    assert!(image.bitmap_run("daily", 0, 1).is_err());
+    image.write_at(&[6; 512], 0).unwrap();
+    image.close().unwrap();
+    assert_eq!(image.bitmaps()[0].broken, Some(Violation::BitmapSection), "it is kept");
+    image.remove_bitmap("daily").unwrap();
+    assert_eq!(image.bitmaps(), []);
+}
+
+/// A live disk's bitmaps go with the guest: into a snapshot's overlay, back by a merge, away with a mirror.
+#[test]
+fn bitmaps_go_with_the_guest() {
+    let host = host();
+    let base = file("base.lvd", MIB, &host);
+    let options = ChainOptions { write: true, ..ChainOptions::default() };
+    let chain = Chain::open(base.clone(), host.clone(), &GivenParents::new([]), &options).unwrap();
+    let since = chain.image(0).unwrap().add_bitmap("daily", &small(16)).unwrap();
+    let disk = Disk::new(chain);
+    let top = |disk: &Disk| disk.chain().image(0).unwrap().clone();
+    disk.write_at(&[1; 512], 65536).unwrap();
+
+    disk.snapshot(Arc::new(MemoryStorage::new("over.lvd")), "base.lvd".into(), 12).unwrap();
+    disk.write_at(&[2; 512], 3 * 65536).unwrap();
+    let both = [65536..131_072, 196_608..262_144];
+    assert_eq!(top(&disk).dirty_stretches("daily").unwrap(), both);
+    assert_eq!(top(&disk).bitmap("daily").unwrap().since, since);
+    let below = disk.chain().image(1).unwrap().bitmap("daily").unwrap();
+    assert_eq!((below.state, below.trust), (BitmapState::Disabled, Trust::Valid), "that of the snapshot's instant");
+
+    let merge = disk.merge_active(1).unwrap();
+    while !merge.step(MIB).unwrap().ready {}
+    disk.write_at(&[3; 512], 5 * 65536).unwrap();
+    disk.pivot(&merge).unwrap();
+    disk.write_at(&[4; 512], 7 * 65536).unwrap();
+    let all: Vec<Range<u64>> = [1, 3, 5, 7].map(|granule| granule * 65536..(granule + 1) * 65536).to_vec();
+    assert_eq!(top(&disk).name(), "base.lvd");
+    assert_eq!(top(&disk).dirty_stretches("daily").unwrap(), all);
+
+    let target = file("moved.lvd", MIB, &host);
+    Image::create(&*target, &*host, &CreateOptions { virtual_size: MIB, copy_mark: true, ..CreateOptions::default() })
+        .unwrap();
+    let marked = ChainOptions { ignore_marks: true, ..options };
+    let target = Chain::open(target, host.clone(), &GivenParents::new([]), &marked).unwrap();
+    let mirror = disk.mirror(target).unwrap();
+    while !mirror.step(MIB).unwrap().ready {}
+    disk.pivot(&mirror).unwrap();
+    assert_eq!(top(&disk).name(), "moved.lvd");
+    let bitmap = top(&disk).bitmap("daily").unwrap();
+    assert_eq!((bitmap.since, bitmap.state, bitmap.trust), (since, BitmapState::Recording, Trust::Valid));
+    assert_eq!(top(&disk).dirty_stretches("daily").unwrap(), all);
+
+    // A stream changes nothing that the guest reads.
+    disk.snapshot(Arc::new(MemoryStorage::new("next.lvd")), "moved.lvd".into(), 12).unwrap();
+    drive(&disk.stream(None).unwrap(), |_| {}).unwrap();
+    assert_eq!(top(&disk).dirty_stretches("daily").unwrap(), all);
+    disk.close().unwrap();
+}
