@@ -407,3 +407,62 @@ fn demo_tells_its_story() {
     assert_eq!(fs::read_dir(place.root()).expect("listed").count(), 0, "nothing is left");
     lvd!("demo", "--size", "1").fails(1, "1M");
 }
+
+/// Backups by a bitmap in the image, or beside it; what does not fit is refused in a line.
+#[test]
+fn bitmaps_and_backups() {
+    let place = Place::new();
+    let content = Random::new(3).disk(4 * MIB as usize);
+    let raw = place.file("disk.raw", &content);
+    let (disk, full) = (place.path("disk.lvd"), place.path("full.lvd"));
+    lvd!("convert", "-f", "raw", &raw, &disk).ok();
+    lvd!("backup", "--bitmap", "daily", &disk, &full).ok();
+    lvd!("write", "-P", "1", &disk, "1M", "70000").ok();
+    let extents = lvd!("bitmap", "extents", "--json", &disk, "daily").ok().json();
+    let dirty: Vec<_> = extents.as_array().unwrap().iter().filter(|row| row["description"] == "dirty").collect();
+    assert_eq!(dirty.len(), 1);
+    assert_eq!((dirty[0]["offset"].as_u64(), dirty[0]["length"].as_u64()), (Some(MIB), Some(131_072)));
+    let differences = lvd!("diff", "--json", &disk, &full).ok().json();
+    assert!(differences.as_array().unwrap().iter().any(|row| row["offset"] == MIB && row["description"] == "changed"));
+
+    let next = place.path("next.lvd");
+    lvd!("backup", "--bitmap", "daily", "-b", "full.lvd", &disk, &next).ok();
+    lvd!("compare", &disk, &next).ok();
+    let wrong = place.path("wrong.lvd");
+    lvd!("backup", "--bitmap", "daily", "-b", "full.lvd", &disk, &wrong).fails(1, "full.lvd is the backup of");
+    assert!(!wrong.exists());
+
+    // A mirror is brought up to date.
+    let mirror = place.path("mirror.raw");
+    lvd!("convert", "-O", "raw", &disk, &mirror).ok();
+    lvd!("write", "-P", "2", &disk, "2M", "10").ok();
+    lvd!("mirror", "--bitmap", "daily", "-O", "raw", "-q", &disk, &mirror).ok();
+    lvd!("compare", "-F", "raw", &disk, &mirror).ok();
+
+    // Out of the image, and in again; beside it.
+    let (out, beside) = (place.path("daily.lvb"), place.path("disk.lvb"));
+    lvd!("bitmap", "export", &disk, "daily", &out).ok();
+    lvd!("bitmap", "remove", &disk, "daily").ok();
+    lvd!("bitmap", "import", &disk, "daily", &out).ok();
+    lvd!("bitmap", "list", &disk).ok().text().contains("64 KiB dirty").then_some(()).expect("as it was");
+    lvd!("bitmap", "disable", &disk, "daily").ok();
+    lvd!("write", "-P", "3", &disk, "0", "10").ok();
+    lvd!("bitmap", "enable", &disk, "daily").fails(1, "has missed writes");
+    lvd!("bitmap", "remove", &disk, "daily").ok();
+    lvd!("bitmap", "import", &disk, "daily", &out).fails(1, "does not fit");
+    lvd!("bitmap", "attach", &disk, &beside).ok();
+    lvd!("bitmap", "add", "--sidecar", &beside, &disk, "weekly").ok();
+    lvd!("write", "-P", "4", "--sidecar", &beside, &disk, "0", "10").ok();
+    lvd!("bitmap", "rebuild", "--sidecar", &beside, &disk, "since-full", &full).ok();
+    let listed = lvd!("bitmap", "list", "--sidecar", &beside, &disk).ok().text();
+    assert!(listed.contains("weekly") && listed.contains("since-full") && listed.contains("256 KiB dirty"), "{listed}");
+    lvd!("bitmap", "merge", "--sidecar", &beside, &disk, "all", "weekly", "since-full").ok();
+    lvd!("bitmap", "detach", &disk, &beside).ok();
+    assert!(!beside.exists());
+    let listed = lvd!("bitmap", "list", &disk).ok().text();
+    assert!(listed.contains("weekly") && listed.contains("all"), "{listed}");
+    lvd!("check", &disk).ok();
+    lvd!("bitmap", "add", &disk, "weekly").fails(1, "already");
+    lvd!("bitmap", "clear", &disk, "monthly").fails(1, "no bitmap \"monthly\"");
+    lvd!("bitmap", "add", "-f", "raw", &raw, "x").fails(1, "--sidecar");
+}

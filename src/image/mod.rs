@@ -25,7 +25,7 @@ pub use open::OpenOptions;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::{Header, MergeMark, Point, State, Uuid};
+use crate::format::{CopyMark, Header, MergeMark, Point, State, Uuid};
 use crate::range_lock::RangeLocks;
 use crate::storage::Storage;
 use crate::sync::{Arc, RwLock, read, write};
@@ -176,6 +176,13 @@ impl Image {
         self.check_writable()?;
         let session = if mark.is_some() { Session::Writing } else { Session::None };
         self.order.change_header(session, |header| header.merge_mark = mark)
+    }
+
+    /// Says that the image is not a whole copy any more, before it becomes one of something else (ORD-90).
+    pub fn set_copy_mark(&self) -> Result<()> {
+        let _held_still = write(&self.layout);
+        self.check_writable()?;
+        self.order.change_header(Session::Writing, |header| header.copy_mark = Some(CopyMark { group: Uuid::NIL }))
     }
 
     /// Says that the image is now a whole copy: all data is durable before the mark goes (ORD-90).

@@ -1,9 +1,10 @@
 //! Backup: a disk, or what a dirty bitmap says has changed since the backup before, into another file.
 
 use crate::chain::{Chain, Layer};
+use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::{Point, Uuid};
-use crate::image::{Image, NewBitmap, Trust};
+use crate::image::{BitmapInfo, Image, NewBitmap, Trust};
 use crate::jobs::control::Work;
 use crate::jobs::copy::{Zeros, copy};
 use crate::jobs::mirror::Mirror;
@@ -55,12 +56,8 @@ impl Backup {
         count: Option<Count>,
     ) -> Result<Backup> {
         let image = source.image(0)?.clone();
-        let bitmap = image.bitmap(name)?;
+        let bitmap = check_valid(&image, name)?;
         let (file, before) = (image.name(), target.layer(1)?);
-        if bitmap.trust != Trust::Valid {
-            let why = if bitmap.trust == Trust::Stale { "is stale" } else { "has missed writes" };
-            return Err(Error::Denied(format!("{file}: the bitmap {name:?} {why}: only a full backup is right")));
-        }
         let points = before.image().map(|image| image.header().points.clone()).unwrap_or_default();
         let point = points.first().map(|point| (point.source, point.point));
         let fits = match (since, point) {
@@ -78,6 +75,35 @@ impl Backup {
         let dirty = Some((image, name.to_owned()));
         Ok(Backup { copy, dirty, source: source.layers.clone(), target: layer, count })
     }
+
+    /// Copies what the bitmap `name` of the top of `source` has dirty onto `target`, which holds the disk as it was at the
+    /// bitmap's start, or as an earlier run has left it.
+    ///
+    /// # Errors
+    /// As [`Mirror::full`]; `Denied` if the bitmap is not valid; the host's.
+    pub fn onto(source: &Chain, target: Layer, name: &str) -> Result<Backup> {
+        let image = source.image(0)?.clone();
+        check_valid(&image, name)?;
+        if target.size() != source.size() {
+            let (one, other) = (target.size(), source.size());
+            return Err(Error::Invalid(format!("{}: it has {one} bytes, the source {other}", target.name())));
+        }
+        if let Layer::Lvd(target) = &target {
+            target.set_copy_mark()?;
+        }
+        let copy = Mirror::full(source.top(), target.clone(), false)?;
+        Ok(Backup { copy, dirty: Some((image, name.to_owned())), source: source.layers.clone(), target, count: None })
+    }
+}
+
+fn check_valid(image: &Image, name: &str) -> Result<BitmapInfo> {
+    let bitmap = image.bitmap(name)?;
+    let why = match bitmap.trust {
+        Trust::Valid => return Ok(bitmap),
+        Trust::Stale => "is stale",
+        Trust::MissedWrites => "has missed writes",
+    };
+    Err(Error::Denied(format!("{}: the bitmap {name:?} {why}: only a full copy is right", image.name())))
 }
 
 impl Work for Backup {

@@ -101,7 +101,7 @@ pub struct Opening {
     /// What the file is; without it, it must be recognisable as LVD.
     #[arg(short, long, value_enum, value_name = "FMT")]
     pub format: Option<Format>,
-    /// The sidecar that belongs to a raw volume.
+    /// The sidecar that belongs to a raw volume, or that holds bitmaps of an image.
     #[arg(long, value_name = "FILE")]
     pub sidecar: Option<PathBuf>,
     /// Cache mode of the host's files.
@@ -388,6 +388,9 @@ pub struct Mirror {
     /// How much is copied.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "full")]
     pub sync: Sync,
+    /// TARGET holds the disk as it was at the start of this bitmap: copy what it says has changed since.
+    #[arg(long, value_name = "NAME", conflicts_with = "sync")]
+    pub bitmap: Option<String>,
     /// Format of TARGET.
     #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
     pub output_format: Format,
@@ -410,6 +413,18 @@ pub struct Named {
     pub image: PathBuf,
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+/// An image, or a raw volume, and its sidecar.
+#[derive(Args, Debug)]
+pub struct Sidecar {
+    /// What IMG is; without it, it must be recognisable as LVD.
+    #[arg(short, long, value_enum, value_name = "FMT")]
+    pub format: Option<Format>,
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[derive(Subcommand, Debug)]
@@ -456,10 +471,21 @@ pub enum Bitmap {
         #[command(flatten)]
         named: Named,
     },
-    /// Make FILE the sidecar of the raw volume IMG: bitmaps are then added with --sidecar FILE.
-    Attach {
-        #[arg(value_name = "IMG")]
-        image: PathBuf,
+    /// Make FILE a sidecar of IMG, an image or (with -f raw) a volume: bitmaps are then added with --sidecar FILE.
+    Attach(Sidecar),
+    /// Take all bitmaps of the sidecar FILE into the image IMG, and delete FILE.
+    Detach(Sidecar),
+    /// Copy a bitmap, as it is now, into a new sidecar FILE of the image.
+    Export {
+        #[command(flatten)]
+        named: Named,
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Copy a bitmap from the sidecar FILE into the image, if it still fits what the image holds.
+    Import {
+        #[command(flatten)]
+        named: Named,
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },

@@ -1,10 +1,10 @@
 //! `bitmap`: the dirty bitmaps of an image, or of a raw volume's sidecar.
 
-use crate::args::{Bitmap, Named, Opening};
+use crate::args::{Bitmap, Cache, Format, Named, Opening, Sidecar};
 use crate::open::{self, Disk, Target};
 use crate::{output, signals};
 use lvd::format::{BitmapState, Uuid};
-use lvd::image::{BitmapInfo, Image, NewBitmap, Trust};
+use lvd::image::{BitmapInfo, Image, NewBitmap, OpenOptions, Trust};
 use lvd::jobs::differences;
 use lvd::storage::LockMode;
 use lvd::units::Size;
@@ -27,7 +27,12 @@ pub fn bitmap(verb: &Bitmap) -> Result<()> {
         Bitmap::Merge { named, sources } => change(named, |image, name| merge(image, name, sources)),
         Bitmap::List { opening, output, image } => list(image, opening, output.json()),
         Bitmap::Extents { output, named } => extents(named, output.json()),
-        Bitmap::Attach { image, file } => attach(image, file),
+        Bitmap::Attach(sidecar) => attach(sidecar),
+        Bitmap::Detach(sidecar) => detach(sidecar),
+        Bitmap::Export { named, file } => export(named, file),
+        Bitmap::Import { named, file } => {
+            change(named, |image, name| import(image, name, &beside(image, file, false)?))
+        }
         Bitmap::Rebuild { old_format, named, old } => {
             let opening = Opening { format: *old_format, sidecar: None, ..named.opening.clone() };
             rebuild(named, &Disk::open(old, &opening, false)?)
@@ -159,15 +164,71 @@ impl Stretches {
     }
 }
 
-fn attach(path: &Path, file: &Path) -> Result<()> {
-    let cache = crate::args::Cache::Writeback;
-    let volume = open::file(path, true, cache, Some(LockMode::Exclusive))?;
-    if open::recognisable(&*volume)? {
-        let text = format!("{}: an LVD image keeps its bitmaps in itself: bitmap add", path.display());
-        return Err(Error::Invalid(text));
+fn attach(sidecar: &Sidecar) -> Result<()> {
+    let file = open::file(&sidecar.image, true, Cache::Writeback, Some(LockMode::Exclusive))?;
+    let target = match open::format_of(&*file, sidecar.format, "-f")? {
+        Format::Raw => {
+            let target = Target::open(&sidecar.file, Cache::Writeback)?;
+            return target.keep_if(|| Image::create_beside(&**target.storage(), &*file, &*open::host()));
+        }
+        _ => Target::open(&sidecar.file, Cache::Writeback)?,
+    };
+    target.keep_if(|| {
+        let options = OpenOptions { write: true, ..OpenOptions::default() };
+        let image = Image::open(file, open::host(), &options)?;
+        image.seal()?;
+        Image::create_beside_image(&**target.storage(), &image)
+    })
+}
+
+/// The sidecar `file` of `image`.
+fn beside(image: &Image, file: &Path, write: bool) -> Result<Image> {
+    let lock = if write { LockMode::Exclusive } else { LockMode::Shared };
+    let storage = open::file(file, write, Cache::Writeback, Some(lock))?;
+    Image::open_beside(storage, image, open::host(), &OpenOptions { write, ..OpenOptions::default() })
+}
+
+fn detach(sidecar: &Sidecar) -> Result<()> {
+    let opening = Opening { format: sidecar.format, ..Opening::default() };
+    let disk = Disk::open(&sidecar.image, &opening, true)?;
+    let image = image(&disk)?;
+    image.seal()?;
+    let from = beside(image, &sidecar.file, false)?;
+    from.bitmaps().iter().try_for_each(|info| import(image, &info.name, &from))?;
+    disk.close()?;
+    let name = sidecar.file.display().to_string();
+    std::fs::remove_file(&sidecar.file).map_err(|error| Error::io(&name, "cannot delete", error))
+}
+
+fn export(named: &Named, file: &Path) -> Result<()> {
+    let disk = Disk::open(&named.image, &named.opening, true)?;
+    let image = image(&disk)?;
+    image.seal()?;
+    let info = image.bitmap(&named.name)?;
+    let target = Target::open(file, Cache::Writeback)?;
+    target.keep_if(|| {
+        Image::create_beside_image(&**target.storage(), image)?;
+        let options = OpenOptions { write: true, ..OpenOptions::default() };
+        let to = Image::open_beside(target.storage().clone(), image, open::host(), &options)?;
+        copy(image, &to, &info, false)
+    })?;
+    disk.close()
+}
+
+/// Copies a bitmap that tells of all changes up to what the image holds now.
+fn import(image: &Image, name: &str, from: &Image) -> Result<()> {
+    let info = from.bitmap(name)?;
+    if info.trust != Trust::Valid {
+        let text = format!("{}: the bitmap {name:?} does not fit what {} holds now", from.name(), image.name());
+        return Err(Error::Denied(text));
     }
-    let target = Target::open(file, cache)?;
-    target.keep_if(|| Image::create_beside(&**target.storage(), &*volume, &*open::host()))
+    copy(from, image, &info, info.state == BitmapState::Recording)
+}
+
+fn copy(from: &Image, to: &Image, info: &BitmapInfo, recording: bool) -> Result<()> {
+    let new = NewBitmap { granularity_shift: shift(info.granularity)?, recording, since: Some(info.since) };
+    to.add_bitmap(&info.name, &new)?;
+    to.merge_bitmap(&info.name, &from.dirty_stretches(&info.name)?)
 }
 
 fn rebuild(named: &Named, old: &Disk) -> Result<()> {

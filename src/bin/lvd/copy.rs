@@ -37,6 +37,9 @@ fn usual_format(target: &Path) -> Result<Format> {
 
 pub fn mirror(arguments: &Mirror) -> Result<()> {
     let (format, running) = (arguments.output_format, &arguments.running);
+    if let Some(name) = &arguments.bitmap {
+        return bring_up(arguments, name);
+    }
     match (arguments.sync, format) {
         (Sync::Top, Format::Raw) => Err(Error::Invalid("a raw disk has no parent: --sync top needs -O lvd".into())),
         (Sync::Top, Format::Lvd) => copy_top(arguments),
@@ -73,6 +76,19 @@ fn copy(verb: &str, source: &Path, opening: &Opening, target: &Path, format: For
             Job::new(jobs::Mirror::full(source.chain().top(), layer.clone(), fresh)?, source.chain().host().clone());
         finish(&job, verb, running, || layer.close())
     })
+}
+
+/// Copies what a bitmap has dirty onto an older copy of the disk.
+fn bring_up(arguments: &Mirror, name: &str) -> Result<()> {
+    let source = Disk::open(&arguments.image, &arguments.opening, false)?;
+    let opening =
+        Opening { format: Some(arguments.output_format), cache: arguments.opening.cache, ..Opening::default() };
+    // One that was stopped says that it is no copy: this is what makes it one.
+    let target = Disk::open(&arguments.target, &Opening { ignore_marks: true, ..opening }, true)?;
+    let layer = target.top()?.clone();
+    let work = jobs::Backup::onto(source.chain(), layer, name)?;
+    let job = Job::new(work, source.chain().host().clone());
+    finish(&job, "mirror", &arguments.running, || target.close())
 }
 
 /// Copies what the top layer holds into a new overlay of the same parent.

@@ -4,7 +4,7 @@ use crate::args::{Cache, Check, Format, Info};
 use crate::open::{self, Disk, beside, file_of};
 use crate::{Outcome, output};
 use lvd::chain::Layer;
-use lvd::format::{Header, Kind, Parent, State};
+use lvd::format::{Bitmap, Header, HostFormat, Kind, Parent, State};
 use lvd::image::{CheckReport, Image, OpenOptions};
 use lvd::storage::{FileStorage, LockMode, Storage};
 use lvd::units::Size;
@@ -84,7 +84,8 @@ impl Facts {
             "state": header.state.to_string(),
             "sequence": header.sequence,
             "sections": sections,
-            "bitmaps": [],
+            "bitmaps": header.bitmaps.iter().map(bitmap_json).collect::<Vec<_>>(),
+            "points": header.points.iter().map(|point| point.point.to_string()).collect::<Vec<_>>(),
             "merge-mark": header.merge_mark.as_ref().map(|mark| {
                 json!({ "child-uuid": mark.child_uuid.to_string(), "child-epoch": mark.child_epoch.to_string() })
             }),
@@ -127,7 +128,10 @@ impl Facts {
         }
         let Some(header) = &self.header else { return text };
         if header.kind == Kind::Sidecar {
-            line("kind", &"sidecar of a raw volume");
+            let of = header
+                .host
+                .map_or("nothing", |host| if host.format == HostFormat::Lvd { "an image" } else { "a raw volume" });
+            line("kind", &format!("sidecar of {of}"));
         } else {
             line("data offset", &header.data_offset);
             line("complete", &if header.complete() { "yes" } else { "no" });
@@ -146,6 +150,12 @@ impl Facts {
                 line("backing file identity", &"unverified");
             }
         }
+        for bitmap in &header.bitmaps {
+            line("bitmap", &format!("{} ({}), since {}", bitmap.name, bitmap.state, bitmap.since));
+        }
+        if let Some(point) = header.points.first() {
+            line("backup of", &format!("{} at {}", point.source, point.point));
+        }
         if let Some(mark) = &header.merge_mark {
             line("being merged into by", &mark.child_uuid);
         }
@@ -154,6 +164,11 @@ impl Facts {
         }
         text
     }
+}
+
+/// What the header says of a bitmap; `bitmap list` reads its bits too.
+fn bitmap_json(bitmap: &Bitmap) -> Value {
+    json!({ "name": bitmap.name, "state": bitmap.state.to_string(), "since": bitmap.since.to_string() })
 }
 
 /// Adds the members of `more`.

@@ -2,7 +2,7 @@
 
 use crate::args::{Cache, Format, Opening};
 use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy};
-use lvd::format::Parent;
+use lvd::format::{HostFormat, Parent};
 use lvd::image::{CreateOptions, Image, OpenOptions};
 use lvd::storage::{Create, FileId, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
 use lvd::{Error, Result, Violation};
@@ -65,6 +65,14 @@ pub fn beside(child: &Path, hint: &str) -> PathBuf {
     child.parent().unwrap_or(Path::new("")).join(hint)
 }
 
+/// Has the bitmaps in `sidecar` follow the top of `chain`.
+fn attach(chain: &Chain, sidecar: Arc<FileStorage>, write: bool) -> Result<()> {
+    sidecar.lock(if write { LockMode::Exclusive } else { LockMode::Shared })?;
+    let image = chain.image(0)?;
+    let options = OpenOptions { write, ..OpenOptions::default() };
+    image.attach(Arc::new(Image::open_beside(sidecar, image, host(), &options)?))
+}
+
 /// A disk with all its layers.
 #[derive(Debug)]
 pub struct Disk {
@@ -90,6 +98,12 @@ impl Disk {
         let top = file(path, write, opening.cache, None)?;
         if let Some(sidecar) = &opening.sidecar {
             let sidecar = file(sidecar, write, opening.cache, None)?;
+            // The sidecar says what it is beside; the volume is the guest's, and may say anything.
+            if Image::read_header(&*sidecar)?.host.is_some_and(|host| host.format == HostFormat::Lvd) {
+                let chain = Chain::open(top, host(), &policy, &options)?;
+                attach(&chain, sidecar, write)?;
+                return Ok(Disk { chain });
+            }
             return Ok(Disk { chain: Chain::open_sidecar(sidecar, top, host(), &policy, &options)? });
         }
         let chain = match format_of(&*top, opening.format, "-f")? {

@@ -92,12 +92,13 @@ impl Tracked {
 }
 
 impl Bitmaps {
-    /// Those that `header` names, in `file`. With `distrust` none that records is valid: the volume was changed behind
-    /// their backs (EPO-07).
+    /// Those that `header` names, in `file`. With `distrust` none that records is valid, and what is disabled has missed
+    /// writes: what they are about was changed behind their backs (EPO-04, EPO-07).
     pub(super) fn new(header: &Header, file: &Arc<dyn Storage>, distrust: bool) -> Bitmaps {
         let tracked = |bitmap: &Bitmap| {
             let section = header.sections.iter().find(|section| section.id == bitmap.section)?;
             let trust = match bitmap.state {
+                BitmapState::Disabled if distrust => Trust::MissedWrites,
                 BitmapState::Recording if distrust || bitmap.epoch != header.epoch => Trust::Stale,
                 _ => Trust::Valid,
             };
