@@ -3,6 +3,7 @@
 //! `cargo bench --bench side_by_side -- [--quick] [--direct] [--only=WORD] [DIRECTORY]`, where `WORD` is part of the
 //! names of the rows to run. Run it on an idle machine.
 
+mod bitmaps;
 mod files;
 mod jobs;
 mod live;
@@ -72,4 +73,5 @@ fn main() {
     bench.jobs();
     bench.scattered();
     bench.live();
+    bench.bitmaps();
 }
