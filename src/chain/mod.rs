@@ -75,7 +75,7 @@ impl Chain {
     /// Layer `index`, which must be an LVD image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no such layer, or if it is raw.
+    /// [`Error::Invalid`] if there is no such layer, or if it is none of LVD.
     pub fn image(&self, index: usize) -> Result<&Arc<Image>> {
         let layer = self.layer(index)?;
         layer.image().ok_or_else(|| Error::Invalid(format!("{}: it is not an LVD image", layer.name())))

@@ -1,6 +1,6 @@
 //! `convert`, `mirror` and `compare`: one disk into another file, or held against it.
 
-use crate::args::{Compare, Convert, Format, Mirror, Opening, Running, Sync};
+use crate::args::{Compare, Convert, Mirror, Opening, OutputFormat, Running, Sync};
 use crate::open::{Disk, Target, beside};
 use crate::run::{self, Done};
 use crate::{Outcome, output};
@@ -25,23 +25,25 @@ pub fn convert(arguments: &Convert) -> Result<()> {
 }
 
 /// Where the name says raw and the user does not, either guess would be wrong for somebody.
-fn usual_format(target: &Path) -> Result<Format> {
+fn usual_format(target: &Path) -> Result<OutputFormat> {
     match target.extension().and_then(|extension| extension.to_str()) {
         Some("raw" | "img") => {
             let name = target.display();
             Err(Error::Invalid(format!("{name}: say what it is to be: -O raw or -O lvd")))
         }
-        _ => Ok(Format::Lvd),
+        _ => Ok(OutputFormat::Lvd),
     }
 }
 
 pub fn mirror(arguments: &Mirror) -> Result<()> {
     let (format, running) = (arguments.output_format, &arguments.running);
     match (arguments.sync, format) {
-        (Sync::Top, Format::Raw) => Err(Error::Invalid("a raw disk has no parent: --sync top needs -O lvd".into())),
-        (Sync::Top, Format::Lvd) => copy_top(arguments),
+        (Sync::Top, OutputFormat::Raw) => {
+            Err(Error::Invalid("a raw disk has no parent: --sync top needs -O lvd".into()))
+        }
+        (Sync::Top, OutputFormat::Lvd) => copy_top(arguments),
         (Sync::Full, _) => {
-            if format == Format::Raw && !running.quiet {
+            if format == OutputFormat::Raw && !running.quiet {
                 let name = arguments.target.display();
                 output::complain(&format!("warning: {name}: a raw disk cannot say whether it is a whole copy"));
             }
@@ -51,17 +53,24 @@ pub fn mirror(arguments: &Mirror) -> Result<()> {
 }
 
 /// Copies the whole disk into a new file.
-fn copy(verb: &str, source: &Path, opening: &Opening, target: &Path, format: Format, running: &Running) -> Result<()> {
+fn copy(
+    verb: &str,
+    source: &Path,
+    opening: &Opening,
+    target: &Path,
+    format: OutputFormat,
+    running: &Running,
+) -> Result<()> {
     let source = Disk::open(source, opening, false)?;
     let size = source.chain().size();
     let target = Target::open(target, opening.cache)?;
     target.keep_if(|| {
         let (layer, fresh) = match format {
-            Format::Lvd => {
+            OutputFormat::Lvd => {
                 target.create(&CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() })?;
                 (Layer::Lvd(target.image()?), true)
             }
-            Format::Raw => {
+            OutputFormat::Raw => {
                 let storage = target.storage();
                 if storage.zeros_when_new() {
                     storage.set_size(0)?;

@@ -12,6 +12,7 @@
 //! | [`alc`] | what a reader reads; geometry and limits |
 //! | [`sid`] | a sidecar and its volume |
 //! | [`chn`], [`link`] | parents, visible lengths, depth; identities and marks |
+//! | [`qed`] | parents in the format QED |
 //! | [`crash`] | what a crash leaves |
 //! | [`wrt`], [`made`] | what a writer must leave behind, and what this one does |
 
@@ -25,6 +26,7 @@ mod link;
 mod made;
 mod maker;
 mod pag;
+mod qed;
 mod rec;
 pub mod run;
 mod sec;
@@ -58,6 +60,7 @@ pub fn all() -> Vec<Vector> {
         sid::all,
         chn::all,
         link::all,
+        qed::all,
         crash::all,
         wrt::all,
         made::all,
