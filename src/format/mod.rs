@@ -53,6 +53,6 @@ pub fn structures() -> Vec<Structure> {
         record::CopyMarkBody::structure(),
         record::HostBody::structure(),
         seal::SealedSector::structure(),
-        qed::Fixed::structure(),
+        qed::QedFixed::structure(),
     ]
 }

@@ -24,7 +24,7 @@ const BACKING_RAW: u64 = 4;
 
 on_disk! {
     /// What a QED image starts with.
-    Fixed, table "QED header" {
+    QedFixed, table "QED header" {
         magic: Bytes<4>,
         cluster_size: u32,
         table_size: u32,
@@ -62,11 +62,11 @@ pub struct QedHeader {
 
 impl QedHeader {
     /// Bytes that [`decode`](Self::decode) needs.
-    pub const BYTES: usize = Fixed::SIZE;
+    pub const BYTES: usize = QedFixed::SIZE;
 
     /// Reads the header that a file of `length` bytes starts with.
     pub fn decode(bytes: &[u8; QedHeader::BYTES], length: u64) -> Result<QedHeader, Flaw> {
-        let Some(fixed) = Fixed::parse(bytes) else { return Err(Flaw::corrupt(Violation::QedMagic)) };
+        let Some(fixed) = QedFixed::parse(bytes) else { return Err(Flaw::corrupt(Violation::QedMagic)) };
         require(fixed.magic == Bytes(MAGIC), Violation::QedMagic)?;
         let unknown = fixed.features & !(BACKING_FILE | NEED_CHECK | BACKING_RAW);
         support(unknown == 0, Violation::QedFeature, || format!("the QED features {unknown:#x}"))?;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::format::header::FixedHeader;
 use crate::format::layout::OnDisk;
+use crate::format::qed::QedFixed;
 use crate::format::record::{CopyMarkBody, HostBody, MergeMarkBody, ParentBody, RecordHead, SectionBody};
 use crate::format::seal::SealedSector;
 
@@ -18,6 +19,7 @@ fn sizes_are_as_specified() {
         ("Copy mark", 32),
         ("Host", 32),
         ("Sealed sector", 512),
+        ("QED header", 64),
     ];
     assert_eq!(sizes, expected);
     for structure in structures() {
@@ -45,6 +47,7 @@ fn structures_take_all_their_bytes() {
     whole::<CopyMarkBody>();
     whole::<HostBody>();
     whole::<SealedSector>();
+    whole::<QedFixed>();
 }
 
 #[test]

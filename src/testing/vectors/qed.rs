@@ -301,6 +301,7 @@ fn headers() -> Vec<Vector> {
         broken("qed-feature-high", "The last feature.", Unsupported, V::QedFeature, |qed| qed.features(1 << 63)),
     ];
     for (name, at, number, purpose) in [
+        ("cluster_0", 4, 0, "Clusters of no bytes."),
         ("cluster_2k", 4, 2048, "A cluster is less than the least."),
         ("cluster_128m", 4, 128 << 20, "A cluster is more than the most."),
         ("cluster_12k", 4, 12_288, "A cluster is no power of two."),
