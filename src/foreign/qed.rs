@@ -4,7 +4,7 @@ use super::Foreign;
 use super::pages::{Page, Pages};
 use crate::device::{BlockDevice, Extent, ExtentKind, Place};
 use crate::error::{Error, Result};
-use crate::format::{Parent, ParentFormat, QedHeader};
+use crate::format::{Flaw, Parent, ParentFormat, QedHeader};
 use crate::limits::PAGE_SIZE;
 use crate::storage::Storage;
 use crate::switch::require;
@@ -61,7 +61,7 @@ impl Qed {
     pub fn read_facts(storage: &dyn Storage) -> Result<QedFacts> {
         let mut bytes = [0; QedHeader::BYTES];
         storage.read_at(&mut bytes, 0)?;
-        let in_header = |flaw: crate::format::Flaw| flaw.into_error(storage.name(), 0);
+        let in_header = |flaw: Flaw| flaw.into_error(storage.name(), 0);
         let header = QedHeader::decode(&bytes, storage.size()?).map_err(in_header)?;
         let backing = match &header.backing_name {
             None => None,
@@ -105,8 +105,8 @@ impl Qed {
             ZEROS => (Held::Zeros, clusters.count(|_| ZEROS)),
             first => {
                 self.check_place(first, cluster, clusters.at)?;
-                // As far as the clusters follow one another in the file too.
-                let room = (self.length - first.min(self.length)) / cluster;
+                // As far as the clusters follow one another in the file too, and all of them lie within it.
+                let room = self.length.saturating_sub(first) / cluster;
                 let count = clusters.count(|number| first.saturating_add(number * cluster)).min(room.max(1));
                 (Held::At(first.saturating_add(offset % cluster)), count)
             }
