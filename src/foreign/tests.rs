@@ -84,7 +84,7 @@ fn naive(file: &[u8], backing: &[u8], g: u64) -> Option<u8> {
     let (header_size, entries) = (fields >> 32, table_size * cluster_size / 8);
     let placed = |at: u64, bytes: u64| {
         let end = u128::from(at) + u128::from(bytes);
-        (at % cluster_size == 0 && at >= header_size * cluster_size && end <= file.len() as u128).then_some(at)
+        (at.is_multiple_of(cluster_size) && at >= header_size * cluster_size && end <= file.len() as u128).then_some(at)
     };
     let below = if number(file, 16) & 1 == 1 { backing.get(g as usize).copied().unwrap_or(0) } else { 0 };
     let n = g / cluster_size;
