@@ -27,7 +27,7 @@ pub struct Extent {
     pub present: bool,
     /// Layers between the top (0) and the one that holds the stretch; the lowest layer's number where none does.
     pub depth: usize,
-    /// Where the bytes lie, for [`ExtentKind::Data`] and for present zeros.
+    /// Where the bytes lie, for [`ExtentKind::Data`] and for present zeros that a file has room for.
     pub place: Option<Place>,
 }
 

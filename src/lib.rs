@@ -8,6 +8,7 @@
 //! | [`storage`] | the only door to the outside: files, locks, memory, time, random bytes |
 //! | [`mod@format`] | bytes ↔ types: header, records, sealed sectors (`spec/format.md`) |
 //! | [`bitmap`] | the bits of a section in memory |
+//! | [`foreign`] | disks in formats of others, which are only read (`spec/foreign.md`) |
 //! | [`image`] | one LVD image: a guest's disk, complete or overlay (`spec/ordering.md`) |
 //! | [`chain`] | an image and the layers below it, opened by the caller's policy (`spec/chain.md`) |
 //! | [`jobs`] | stream, merge, mirror, convert, compare |
@@ -19,6 +20,7 @@ pub mod bitmap;
 pub mod chain;
 pub mod device;
 pub mod error;
+pub mod foreign;
 pub mod format;
 pub mod image;
 pub mod jobs;

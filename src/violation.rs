@@ -80,6 +80,13 @@ violations! {
     Marked "CHN-04" "a file that is being merged into opens only below the child its mark names"
     VisibleLength "CHN-05" "the visible length is within the child and its parent"
     Copying "CHN-06" "a file that is not yet a copy is not opened as one"
+    QedMagic "QED-01" "a QED image starts with QED's magic"
+    QedFeature "QED-02" "no feature of a QED image is unknown"
+    QedGeometry "QED-03" "a cluster of a QED image is 2^12 to 2^26 bytes, a table 1 to 16 clusters, each a power of two"
+    QedSize "QED-04" "the disk of a QED image is a multiple of 512 bytes, within the reach of its tables, and at most 2^60"
+    QedPlace "QED-05" "tables and clusters of a QED image lie on multiples of its cluster size, behind its header, within the file"
+    QedName "QED-06" "the name of a QED image's backing file lies in its header and is UTF-8 without NUL, at most 4096 bytes"
+    QedBacking "QED-07" "a QED image that has a backing file says that it is raw"
 }
 
 impl fmt::Display for Violation {

@@ -426,3 +426,123 @@ fn qcow2_overlay_above() {
     same(&fs::read(&back).expect("read"), &wanted, "through QEMU");
     same(&content(&image), &disk, "untouched below");
 }
+
+/// A QED image that QEMU made and wrote to here and there, and its disk as QEMU reads it.
+fn qed(place: &Place, cluster: u64, table: u64, backing: Option<&str>, random: &mut Random) -> (PathBuf, PathBuf) {
+    let size = 24 * MIB + 512;
+    let (image, raw) = (place.path("disk.qed"), place.path("disk.raw"));
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qed", "-o", &format!("cluster_size={cluster},table_size={table}")]);
+    create.args(backing.into_iter().flat_map(|name| ["-b", name, "-F", "raw"])).arg(&image).arg(size.to_string());
+    run(&mut create).ok();
+    let mut io = Command::new("qemu-io");
+    io.args(["-f", "qed"]);
+    for number in 1..40 {
+        let offset = random.below(size / 512) * 512;
+        let length = ((1 + random.below(600)) * 512).min(size - offset);
+        // Zeros of whole clusters take no cluster.
+        let (start, whole) = (offset / cluster * cluster, (1 + random.below(4)) * cluster);
+        io.arg("-c").arg(match number % 3 {
+            0 => format!("write -z {start} {}", whole.min(size - start)),
+            _ => format!("write -P {number} {offset} {length}"),
+        });
+    }
+    run(io.arg(&image)).code(0);
+    let _ = fs::remove_file(&raw);
+    tool!("qemu-img", "convert", "-f", "qed", "-O", "raw", &image, &raw).ok();
+    (image, raw)
+}
+
+/// Which stretches hold data and which are zeros, however they are cut.
+fn stretches(map: &Value) -> Vec<(u64, u64, bool)> {
+    let mut found: Vec<(u64, u64, bool)> = Vec::new();
+    for extent in map.as_array().expect("a list") {
+        let number = |key: &str| extent[key].as_u64().unwrap_or_else(|| panic!("{key}: {extent}"));
+        let (start, end, data) = (number("start"), number("start") + number("length"), extent["data"] == true);
+        assert_eq!(extent["zero"] == true, !data, "{extent}");
+        match found.last_mut() {
+            Some(last) if last.2 == data => last.1 = end,
+            _ => found.push((start, end, data)),
+        }
+    }
+    found
+}
+
+#[test]
+fn qed_images_are_sources_and_parents() {
+    if !peers(&["qemu-img", "qemu-io"]) {
+        return;
+    }
+    let mut random = Random::new(61);
+    for (cluster, table) in [(4 * KIB, 4), (4 * KIB, 16), (64 * KIB, 2), (64 * KIB, 4), (MIB, 2)] {
+        for backing in [None, Some(5 * MIB), Some(40 * MIB)] {
+            let place = Place::new();
+            let what = format!("clusters of {cluster}, tables of {table}, over {backing:?}");
+            if let Some(length) = backing {
+                place.file("base.raw", &random.disk(length as usize));
+            }
+            let (image, raw) = qed(&place, cluster, table, backing.map(|_| "base.raw"), &mut random);
+            let disk = fs::read(&raw).expect("read");
+
+            let (copy, top) = (place.path("copy.raw"), place.path("top.lvd"));
+            lvd!("convert", "-f", "qed", "-O", "raw", &image, &copy).ok();
+            same(&fs::read(&copy).expect("read"), &disk, &what);
+            lvd!("compare", "-f", "qed", "-F", "raw", &image, &raw).ok();
+            lvd!("convert", "-f", "qed", "-t", "none", &image, place.path("copy.lvd")).ok();
+            lvd!("compare", "-F", "raw", place.path("copy.lvd"), &raw).ok();
+            let ours = lvd!("map", "-f", "qed", "--json", &image).ok().json();
+            let theirs = tool!("qemu-img", "map", "-f", "qed", "--output=json", &image).ok().json();
+            assert_eq!(stretches(&ours), stretches(&theirs), "{what}");
+
+            lvd!("create", "-b", "disk.qed", "-F", "qed", &top).ok();
+            same(&content(&top), &disk, &what);
+            let info = lvd!("info", "--json", &top).ok().json();
+            assert_eq!(
+                (&info["backing-filename-format"], &info["parent"]["unverified"]),
+                (&json!("qed"), &json!(true))
+            );
+            let mut wanted = disk;
+            lvd!("write", "-P", "0xee", &top, "1000001", "777777").ok();
+            wanted[1_000_001..1_777_778].fill(0xee);
+            same(&content(&top), &wanted, &what);
+            lvd!("commit", &top).fails(1, "only read");
+            lvd!("stream", &top).ok();
+            fs::remove_file(&image).expect("no longer needed");
+            same(&content(&top), &wanted, &what);
+        }
+    }
+}
+
+#[test]
+fn qed_images_are_neither_guessed_nor_followed_nor_written() {
+    if !peers(&["qemu-img", "qemu-io"]) {
+        return;
+    }
+    let place = Place::new();
+    let (image, raw) = qed(&place, 64 * KIB, 4, None, &mut Random::new(62));
+    for words in [&["map"][..], &["convert", "-O", "raw"], &["info"]] {
+        let mut command = command();
+        command.args(words).arg(&image).args(words.get(1).map(|_| place.path("copy.raw")));
+        run(&mut command).fails(1, "say so with -f qed");
+    }
+    lvd!("create", "-b", "disk.qed", place.path("top.lvd")).fails(1, "say so with -F qed");
+    lvd!("write", "-f", "qed", "-P", "1", &image, "0", "1").fails(1, "only read");
+    lvd!("check", "-f", "qed", &image).fails(63, "qemu-img");
+    lvd!("map", "-f", "qed", &raw).fails(1, "QED-01");
+
+    // QEMU keeps a backing format only if it is raw, and would guess any other.
+    let over = place.path("over.qed");
+    tool!("qemu-img", "create", "-q", "-f", "qed", "-b", "disk.qed", "-F", "qed", &over).ok();
+    lvd!("read", "-f", "qed", &over, "0", "1").fails(1, "does not say in which format its backing file");
+    lvd!("create", "-b", "over.qed", "-F", "qed", place.path("top.lvd")).fails(1, "QED-07");
+    let info = lvd!("info", "-f", "qed", "--json", &over).ok().json();
+    assert_eq!((&info["backing-filename"], &info["backing-filename-format"]), (&json!("disk.qed"), &Value::Null));
+
+    // What is left when QEMU is killed.
+    let before = fs::read(&raw).expect("read");
+    common::patch(&image, 16, &[2]);
+    assert_eq!(lvd!("info", "-f", "qed", "--json", &image).ok().json()["dirty-flag"], true);
+    let (size, copy) = (before.len().to_string(), fs::read(&image).expect("read"));
+    same(&lvd!("read", "-f", "qed", &image, "0", size).ok().out, &before, "unclean");
+    same(&fs::read(&image).expect("read"), &copy, "repaired nothing");
+}

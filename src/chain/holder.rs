@@ -19,7 +19,7 @@ pub enum Holder {
 /// `end`.
 ///
 /// # Errors
-/// [`Error::Invalid`] if a layer is raw; what reading an allocation bitmap meets.
+/// [`Error::Invalid`] if a layer is no LVD image; what reading an allocation bitmap meets.
 pub fn holder(layers: &[Layer], offset: u64, end: u64) -> Result<(Holder, u64)> {
     let mut end = end;
     for (index, layer) in layers.iter().enumerate() {

@@ -3,6 +3,7 @@
 use crate::chain::RawDevice;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
+use crate::foreign::Foreign;
 use crate::format::{Identity, Kind, Parent, ParentFormat, State};
 use crate::image::Image;
 use crate::storage::{LockMode, Storage};
@@ -17,6 +18,8 @@ pub enum Layer {
     Lvd(Arc<Image>),
     /// A raw file or block device, which nothing identifies.
     Raw(Arc<RawDevice>),
+    /// An image in a format of others, which is only read and which nothing identifies.
+    Foreign(Arc<dyn Foreign>),
 }
 
 impl Layer {
@@ -25,6 +28,7 @@ impl Layer {
         match self {
             Layer::Lvd(image) => image.clone(),
             Layer::Raw(raw) => raw.clone(),
+            Layer::Foreign(image) => image.clone(),
         }
     }
 
@@ -33,6 +37,7 @@ impl Layer {
         match self {
             Layer::Lvd(image) => &**image,
             Layer::Raw(raw) => &**raw,
+            Layer::Foreign(image) => &**image,
         }
     }
 
@@ -40,7 +45,7 @@ impl Layer {
     pub fn image(&self) -> Option<&Arc<Image>> {
         match self {
             Layer::Lvd(image) => Some(image),
-            Layer::Raw(_) => None,
+            Layer::Raw(_) | Layer::Foreign(_) => None,
         }
     }
 
@@ -49,6 +54,7 @@ impl Layer {
         match self {
             Layer::Lvd(image) => image.size(),
             Layer::Raw(raw) => raw.size(),
+            Layer::Foreign(image) => image.size(),
         }
     }
 
@@ -57,6 +63,7 @@ impl Layer {
         match self {
             Layer::Lvd(image) => image.name(),
             Layer::Raw(raw) => raw.storage().name(),
+            Layer::Foreign(image) => image.storage().name(),
         }
     }
 
@@ -65,10 +72,11 @@ impl Layer {
         match self {
             Layer::Lvd(image) => image.writable(),
             Layer::Raw(raw) => raw.writable(),
+            Layer::Foreign(_) => false,
         }
     }
 
-    /// Whether a link to it can name its content: LVD images carry an identity, raw layers stay unverified.
+    /// Whether a link to it can name its content: LVD images carry an identity, other layers stay unverified.
     pub fn verified(&self) -> bool {
         matches!(self, Layer::Lvd(_))
     }
@@ -77,7 +85,7 @@ impl Layer {
     pub fn granule(&self) -> u64 {
         match self {
             Layer::Lvd(image) => image.granule(),
-            Layer::Raw(_) => crate::limits::PAGE_SIZE,
+            Layer::Raw(_) | Layer::Foreign(_) => crate::limits::PAGE_SIZE,
         }
     }
 
@@ -95,9 +103,16 @@ impl Layer {
             )));
         }
         self.secure()?;
-        let Layer::Lvd(image) = self else {
-            return Ok(Parent { identity: None, format: ParentFormat::Raw, visible_length, hint });
+        let (format, identity) = match self {
+            Layer::Lvd(image) => (ParentFormat::Lvd, Some(self.identity(image)?)),
+            Layer::Raw(_) => (ParentFormat::Raw, None),
+            Layer::Foreign(image) => (image.format(), None),
         };
+        Ok(Parent { identity, format, visible_length, hint })
+    }
+
+    /// What a link calls `image`, which is this layer.
+    fn identity(&self, image: &Image) -> Result<Identity> {
         let header = image.header();
         if header.kind == Kind::Sidecar {
             return Err(Error::Invalid(format!("{}: a volume with its sidecar cannot be a parent", self.name())));
@@ -106,8 +121,28 @@ impl Layer {
             let why = "it was not closed, so what it holds has no name yet; open it for writing once and close it";
             return Err(Error::refused(self.name(), why, Violation::ParentMatches));
         }
-        let identity = Some(Identity { uuid: header.uuid, epoch: header.epoch });
-        Ok(Parent { identity, format: ParentFormat::Lvd, visible_length, hint })
+        Ok(Identity { uuid: header.uuid, epoch: header.epoch })
+    }
+
+    /// The link to what it lies on, if it lies on anything.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if a foreign image does not say in which format that is.
+    pub(crate) fn parent_link(&self) -> Result<Option<Parent>> {
+        match self {
+            Layer::Lvd(image) => Ok(image.header().parent.clone()),
+            Layer::Raw(_) => Ok(None),
+            Layer::Foreign(image) => image.link(),
+        }
+    }
+
+    /// Sets the device that what it does not hold is read from.
+    pub(crate) fn set_below(&self, below: Arc<dyn BlockDevice>) {
+        match self {
+            Layer::Lvd(image) => image.set_below(Some(below)),
+            Layer::Raw(_) => {}
+            Layer::Foreign(image) => image.set_below(below),
+        }
     }
 
     /// Makes durable what it shows: a process that was killed may have left it in the page cache alone (CHN-07).
@@ -119,6 +154,7 @@ impl Layer {
                 image.storage().sync()
             }
             Layer::Raw(raw) => raw.storage().sync(),
+            Layer::Foreign(image) => image.storage().sync(),
         }
     }
 
@@ -143,6 +179,7 @@ impl Layer {
                 if Arc::ptr_eq(&file, &data) { vec![file] } else { vec![file, data] }
             }
             Layer::Raw(raw) => vec![raw.storage().clone()],
+            Layer::Foreign(image) => vec![image.storage().clone()],
         }
     }
 
@@ -155,6 +192,7 @@ impl Layer {
             _ if !self.writable() => Ok(()),
             Layer::Lvd(image) => image.close(),
             Layer::Raw(raw) => raw.flush(),
+            Layer::Foreign(_) => Ok(()),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | `policy` | which files the parents may be: the caller's word, never the image's |
 //! | `directories` | parents by their hints, within directories that the caller allows |
 //! | `raw` | raw files and block devices as layers |
-//! | `layer` | one layer, whatever its format |
+//! | `layer` | one layer, whatever its format: LVD, raw, or a foreign one |
 //! | `open` | opening a chain layer by layer, and what is checked at each link |
 //! | `holder` | which layer holds a stretch of the disk |
 
@@ -75,7 +75,7 @@ impl Chain {
     /// Layer `index`, which must be an LVD image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no such layer, or if it is raw.
+    /// [`Error::Invalid`] if there is no such layer, or if it is none of LVD.
     pub fn image(&self, index: usize) -> Result<&Arc<Image>> {
         let layer = self.layer(index)?;
         layer.image().ok_or_else(|| Error::Invalid(format!("{}: it is not an LVD image", layer.name())))

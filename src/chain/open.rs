@@ -1,8 +1,8 @@
 //! Opening a chain: lock, read the header, check the link, and on to the parent that the policy gives.
 
 use crate::chain::{Chain, Layer, ParentPolicy, RawDevice};
-use crate::device::BlockDevice;
 use crate::error::{Error, Result};
+use crate::foreign::Qed;
 use crate::format::{CopyMark, Header, Parent, ParentFormat, Uuid};
 use crate::image::{Image, OpenOptions};
 use crate::limits::DEFAULT_DEPTH;
@@ -24,7 +24,7 @@ pub struct ChainOptions {
     pub trust_links: bool,
     /// Opens files that are being merged into or are no copies yet (CHN-04, CHN-06).
     pub ignore_marks: bool,
-    /// Most bytes of bitmap kept in memory for each layer.
+    /// Most bytes of bitmap, or of tables, kept in memory for each layer.
     pub cache_bytes: u64,
 }
 
@@ -93,6 +93,25 @@ impl Chain {
         let raw = RawDevice::new(top, opening.write())?;
         Ok(Chain { layers: vec![Layer::Raw(Arc::new(raw))], host: opening.host })
     }
+
+    /// Opens the QED image `top`, and below it its backing file, as `policy` gives it.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] for writing; [`Error::Refused`] for what CHN-02 and QED-07 forbid; [`Error::Locked`]; what
+    /// opening the image, or the policy, meets.
+    pub fn open_qed(
+        top: Arc<dyn Storage>,
+        host: Arc<dyn Host>,
+        policy: &dyn ParentPolicy,
+        options: &ChainOptions,
+    ) -> Result<Chain> {
+        let mut opening = Opening::new(host, options);
+        opening.lock(&top)?;
+        let name = top.name().to_string();
+        let layer = opening.qed(top)?;
+        opening.push(&name, layer);
+        opening.parents(policy)
+    }
 }
 
 /// A chain that is being opened, as far as it has come.
@@ -150,8 +169,8 @@ impl<'a> Opening<'a> {
     }
 
     fn push(&mut self, name: &str, layer: Layer) {
-        if let Some(Layer::Lvd(child)) = self.layers.last() {
-            child.set_below(Some(layer.device()));
+        if let Some(child) = self.layers.last() {
+            child.set_below(layer.device());
         }
         self.names.push(name.to_string());
         self.layers.push(layer);
@@ -159,10 +178,8 @@ impl<'a> Opening<'a> {
 
     /// Opens the parents of the last layer, down to the lowest.
     fn parents(mut self, policy: &dyn ParentPolicy) -> Result<Chain> {
-        while let Some(Layer::Lvd(image)) = self.layers.last() {
-            let child = image.header();
-            let Some(link) = &child.parent else { break };
-            self.parent(link, policy)?;
+        while let Some(link) = self.layers.last().map(Layer::parent_link).transpose()?.flatten() {
+            self.parent(&link, policy)?;
         }
         Ok(Chain { layers: self.layers, host: self.host })
     }
@@ -173,21 +190,34 @@ impl<'a> Opening<'a> {
         require(self.layers.len() < depth, Violation::Cycle, |rule| {
             Error::refused(&child_name, format!("its chain has more than {depth} layers"), rule)
         })?;
-        if !matches!(link.format, ParentFormat::Lvd | ParentFormat::Raw) {
+        if matches!(link.format, ParentFormat::Qcow2 | ParentFormat::Vmdk) {
             let what = format!("a parent in the format {:?}", link.format).to_lowercase();
             return Err(Error::Unsupported { file: child_name, what, violation: Violation::ParentFormat });
         }
         let storage = policy.open(link, &child_name, self.write())?;
         let name = storage.name().to_string();
         self.lock(&storage)?;
-        if link.format == ParentFormat::Raw {
-            let raw = RawDevice::new(storage, self.write())?;
-            self.check_visible(&name, link, raw.size())?;
-            self.push(&name, Layer::Raw(Arc::new(raw)));
-            return Ok(());
+        let layer = match link.format {
+            ParentFormat::Lvd => {
+                let image = Image::open(storage, self.host.clone(), &self.image_options())?;
+                return self.add_image(&name, image, Some(link));
+            }
+            ParentFormat::Qed => self.qed(storage)?,
+            _ => Layer::Raw(Arc::new(RawDevice::new(storage, self.write())?)),
+        };
+        // CHN-03: nothing about it could be what an identity names.
+        self.check_accepted(link.identity.is_none(), "its parent is to have an identity, and has none")?;
+        self.check_visible(&name, link, layer.size())?;
+        self.push(&name, layer);
+        Ok(())
+    }
+
+    /// Opens a QED image as the next layer.
+    fn qed(&self, storage: Arc<dyn Storage>) -> Result<Layer> {
+        if self.write() {
+            return Err(Error::Denied(format!("{}: a QED image is only read", storage.name())));
         }
-        let image = Image::open(storage, self.host.clone(), &self.image_options())?;
-        self.add_image(&name, image, Some(link))
+        Ok(Layer::Foreign(Arc::new(Qed::open(storage, self.options.cache_bytes)?)))
     }
 
     /// CHN-04 and CHN-06: a marked file opens only as its mark allows.
@@ -215,14 +245,17 @@ impl<'a> Opening<'a> {
     /// CHN-03: the parent holds what the child lies on.
     fn check_identity(&self, link: &Parent, parent: &Header) -> Result<()> {
         let accepted = names(link, parent, parent.epoch)
-            || parent.merge_mark.as_ref().is_some_and(|mark| names(link, parent, mark.child_epoch))
-            || self.options.trust_links;
-        require(accepted, Violation::ParentMatches, |rule| {
-            let same = link.identity.as_ref().is_some_and(|identity| identity.uuid == parent.uuid);
-            let why = match same {
-                true => "its parent has been changed since the image was made",
-                false => "another file is in its parent's place",
-            };
+            || parent.merge_mark.as_ref().is_some_and(|mark| names(link, parent, mark.child_epoch));
+        let same = link.identity.as_ref().is_some_and(|identity| identity.uuid == parent.uuid);
+        let why = match same {
+            true => "its parent has been changed since the image was made",
+            false => "another file is in its parent's place",
+        };
+        self.check_accepted(accepted, why)
+    }
+
+    fn check_accepted(&self, accepted: bool, why: &str) -> Result<()> {
+        require(accepted || self.options.trust_links, Violation::ParentMatches, |rule| {
             let name = self.names.last().map(String::as_str).unwrap_or_default();
             Error::refused(name, why, rule)
         })

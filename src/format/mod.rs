@@ -11,12 +11,14 @@
 //! | `rules` | the rules that a header keeps as a whole |
 //! | `seal` | the sealed sectors of a section |
 //! | `kinds`, `uuid` | numbers with names, identities |
+//! | `qed` | the header of a format of others (`spec/foreign.md`) |
 
 mod bitmap;
 mod flaw;
 mod header;
 mod kinds;
 mod layout;
+mod qed;
 mod record;
 mod rules;
 mod seal;
@@ -33,6 +35,7 @@ pub use header::Header;
 pub use header::fix_checksum;
 pub use kinds::{BitmapState, HostFormat, Kind, ParentFormat, SectionKind, State};
 pub use layout::{Field, Structure};
+pub use qed::QedHeader;
 pub use record::{CopyMark, HostRecord, Identity, MergeMark, Parent, RawRecord};
 pub use seal::{BITS_PER_PAGE, BITS_PER_SECTOR, PAYLOAD_BYTES, SECTORS_PER_PAGE, SectorState, check_sector, seal};
 pub use section::Section;
@@ -54,5 +57,6 @@ pub fn structures() -> Vec<Structure> {
         bitmap::BitmapBody::structure(),
         bitmap::PointBody::structure(),
         seal::SealedSector::structure(),
+        qed::QedFixed::structure(),
     ]
 }

@@ -89,8 +89,8 @@ impl Merge {
         let (size, wanted) = (self.base.size(), self.top.size());
         match &self.base {
             Layer::Lvd(image) if size < wanted => image.resize(wanted),
-            Layer::Lvd(_) => Ok(()),
             Layer::Raw(raw) => raw.set_size(size.max(wanted)),
+            Layer::Lvd(_) | Layer::Foreign(_) => Ok(()),
         }
     }
 
@@ -125,7 +125,7 @@ impl Merge {
     fn clear_mark(&self) -> Result<()> {
         match &self.base {
             Layer::Lvd(image) => image.set_merge_mark(None),
-            Layer::Raw(_) => Ok(()),
+            Layer::Raw(_) | Layer::Foreign(_) => Ok(()),
         }
     }
 }
@@ -191,6 +191,8 @@ fn has_room(base: &Layer, size: u64) -> Result<()> {
     let (storage, offset) = match base {
         Layer::Lvd(image) => image.data_location(),
         Layer::Raw(raw) => (raw.storage().clone(), 0),
+        // Is never written: refused before.
+        Layer::Foreign(_) => return Ok(()),
     };
     let grows = !storage.zeros_when_new() && size > base.size();
     if grows && storage.size()? < offset.saturating_add(size) {

@@ -138,7 +138,7 @@ impl Work for Mirror {
         match &self.target {
             Layer::Raw(raw) => raw.set_size(self.source.size())?,
             Layer::Lvd(image) if skipped(Step::CopyMark) => image.clear_copy_mark()?,
-            Layer::Lvd(_) => {}
+            Layer::Lvd(_) | Layer::Foreign(_) => {}
         }
         self.shallow.as_ref().map_or(Ok(()), Shallow::same_visible_length)
     }
@@ -160,6 +160,8 @@ impl Work for Mirror {
                 raw.flush()?;
                 raw.storage().sync_directory()
             }
+            // Is no target: it is not writable.
+            Layer::Foreign(_) => Ok(()),
             Layer::Lvd(image) => {
                 image.flush()?;
                 // The run that created the target may have been killed before its name was durable.

@@ -9,7 +9,7 @@
 rules. Parents are listed from the top's parent down; no others are opened. The answer is one JSON object on standard
 output. The exit status is 1 if the file was refused, breaks a rule or could not be read in full.
 
-Identifiers such as HDR-05 are rules of format.md and chain.md. Nothing in here ever writes to an image.
+Identifiers such as HDR-05 are rules of format.md, chain.md and foreign.md. Nothing in here ever writes to an image.
 """
 
 import argparse
@@ -35,8 +35,8 @@ KINDS = {IMAGE: "image", SIDECAR: "sidecar"}
 STATES = {0: "closed", 1: "filling", 2: "writing"}
 ALLOCATION = 1
 SECTIONS = {ALLOCATION: "allocation", 2: "dirty", 3: "intent", 4: "sync"}
-LVD, RAW = 1, 2
-FORMATS = {LVD: "lvd", RAW: "raw", 3: "qcow2", 4: "qed", 5: "vmdk"}
+LVD, RAW, QED = 1, 2, 4
+FORMATS = {LVD: "lvd", RAW: "raw", 3: "qcow2", QED: "qed", 5: "vmdk"}
 
 # The tables of format.md: how the bytes lie, and what the fields are called.
 FIXED = struct.Struct("<8sIIIHHQ16s16sQQQQQI20s")
@@ -55,11 +55,14 @@ RECORDS = {
     COPY_MARK: ("copy mark", struct.Struct("<16s16s"), CopyMark),
     HOST: ("host", struct.Struct("<I4sQ16s"), Host),
 }
+QED_HEADER = struct.Struct("<4sIIIQQQQQII")
+QED_BACKING, QED_RAW = 1, 4                             # feature bits of QED
 
 # What a broken rule means. All other rules: the file, or the chain, is "invalid".
 RESULTS = {
-    "unsupported": ("HDR-03", "HDR-08", "HDR-10", "REC-03", "REC-04", "SEC-01", "SID-03"),              # a newer file
-    "refused": ("CHN-01", "CHN-02", "CHN-03", "CHN-04", "CHN-06", "CHN-08", "SID-05", "SID-07"),    # not like this
+    "unsupported": ("HDR-03", "HDR-08", "HDR-10", "REC-03", "REC-04", "SEC-01", "SID-03", "QED-02"),    # a newer file
+    "refused": ("CHN-01", "CHN-02", "CHN-03", "CHN-04", "CHN-06", "CHN-08", "SID-05", "SID-07",
+                "QED-07"),                                                              # not like this
     "locked": ("CHN-11",),                                                                  # somebody has it open
 }
 
@@ -374,6 +377,8 @@ Extent = namedtuple("Extent", "start end kind layer")
 class Layer:
     """An image, a sidecar with its volume, or a raw file (then `header` is None), in a chain."""
 
+    bad_rule = "PAG-01"                                 # why an unreadable extent is
+
     def __init__(self, file, header=None, volume=None, unverified=False):
         self.file, self.header, self.data_file, self.unverified = file, header, volume or file, unverified
         self.size = header.virtual_size if header else file.length
@@ -399,6 +404,93 @@ class Layer:
 
     def read(self, start, length):
         return self.data_file.read(self.data_offset + start, length)                        # ALC-01
+
+    def next_data(self, start):
+        """Return an offset of the disk up to which the data file is a hole."""
+        return self.data_file.next_data(self.data_offset + start) - self.data_offset
+
+
+class QedImage:
+    """A QED image in a chain (foreign.md, section 1). One page of each kind of table is kept in memory."""
+
+    bad_rule, header, unverified = "QED-05", None, True                                     # CHN-09
+
+    def __init__(self, file):
+        self.file, self.parent, self.pages = file, None, {}
+        (magic, self.cluster, table, header, features, _, _, self.l1, self.size, name_offset, name_length) = (
+            QED_HEADER.unpack(file.read(0, QED_HEADER.size, pad=True)))
+        self.table, self.header_end = table * self.cluster, header * self.cluster
+        self.entries = self.table // 8
+        name_end = name_offset + name_length
+        is_backed = features & QED_BACKING
+        for flaw in broken(
+                ("QED-01", magic != b"QED\0", "no QED image"),
+                ("QED-02", features >> 3, f"unknown features {features:#x}"),
+                ("QED-03", self.cluster not in (1 << bit for bit in range(12, 27)) or table not in (1, 2, 4, 8, 16),
+                 f"clusters of {self.cluster} bytes, tables of {table} clusters"),
+                ("QED-04", self.size % 512 or self.size > min(self.entries ** 2 * self.cluster, 1 << 60),
+                 f"a disk of {self.size} bytes"),
+                ("QED-05", not self._is_placed(self.l1, self.table), f"an L1 table at {self.l1}"),
+                ("QED-06", is_backed and (name_end > self.header_end or name_length > 4096), "name out of bounds")):
+            raise Refusal(flaw.rule, f"{file.path}: {flaw.message}")
+        self.link = None
+        if is_backed:
+            name = file.read(name_offset, name_length)
+            if name.decode(errors="ignore").encode() != name or b"\0" in name:
+                raise Refusal("QED-06", f"{file.path}: name with a NUL or not UTF-8")
+            if not features & QED_RAW:
+                raise Refusal("QED-07", f"{file.path}: the format of its backing file is not said")
+            self.link = Parent(NIL, NIL, 0, RAW, 0, name_length, b"", name)                 # QED-08
+
+    def _is_placed(self, offset, length):
+        return self.cluster and offset % self.cluster == 0 and self.header_end <= offset <= self.file.length - length
+
+    def _entry(self, level, table, index):
+        number, place = divmod(table + index * 8, PAGE)
+        if self.pages.get(level, (None,))[0] != number:
+            self.pages[level] = number, self.file.read(number * PAGE, PAGE)
+        return int.from_bytes(self.pages[level][1][place:place + 8], "little")
+
+    def _cluster(self, number):
+        """Return "data" and its file offset, "zero", "absent" or "bad", and how many clusters are alike at least."""
+        index, place = divmod(number, self.entries)
+        table = self._entry(1, self.l1, index)                                              # QED-09
+        if table == 0 or not self._is_placed(table, self.table):
+            return "absent" if table == 0 else "bad", 0, self.entries - place
+        cluster = self._entry(2, table, place)
+        if cluster < 2:
+            return ("absent", "zero")[cluster], 0, 1
+        return "data" if self._is_placed(cluster, self.cluster) else "bad", cluster, 1      # QED-10
+
+    def extents(self, start, end):
+        """Yield the extents that make up [start, end), in order."""
+        while start < end:
+            number = start // self.cluster
+            state, _, count = self._cluster(number)
+            stop = min((number + count) * self.cluster, end)
+            below = min(max(start, self.parent.size), stop) if self.parent and state == "absent" else start
+            if start < below:
+                yield from self.parent.extents(start, below)
+            if below < stop:
+                kind = {"data": "data", "bad": "unreadable"}.get(state, "zero")
+                yield Extent(below, stop, kind, self if kind != "zero" else None)
+            start = stop
+
+    def _places(self, start, length):
+        """Yield the file offset and the length of each part of data that lies in one cluster."""
+        while length:
+            number, offset = divmod(start, self.cluster)
+            part = min(self.cluster - offset, length)
+            yield self._cluster(number)[1] + offset, part
+            start, length = start + part, length - part
+
+    def read(self, start, length):
+        return b"".join(self.file.read(*place) for place in self._places(start, length))
+
+    def next_data(self, start):
+        """Return an offset of the disk up to which the cluster at `start`, which holds data, is a hole."""
+        (place, length), = self._places(start, self.cluster - start % self.cluster)
+        return start + min(self.file.next_data(place) - place, length)
 
 
 def given_parents(paths):
@@ -456,7 +548,7 @@ class Disk(ExitStack):
     def _open_parent(self, child, policy):
         link, path = child.link, policy(child.link, child)
         self._refuse_if(path is None, "CHN-01", f"the caller gives no parent for {child.file.path}")
-        foreign = link.format not in (LVD, RAW)
+        foreign = link.format not in (LVD, RAW, QED)
         self._refuse_if(foreign, "REC-07", f"parents of format {FORMATS[link.format]}", "unsupported")
         self._refuse_if(len(self.layers) >= self.max_depth, "CHN-02", f"more than {self.max_depth} layers")
         file = self._open(path)
@@ -464,7 +556,7 @@ class Disk(ExitStack):
         if header:
             self._refuse_if(header.kind == SIDECAR, "SID-07", f"{path} is a sidecar: no disk by itself")
         self._match(link, header, path)
-        parent = Layer(file, header, unverified=link.flags == 0)                            # CHN-09
+        parent = QedImage(file) if link.format == QED else Layer(file, header, unverified=link.flags == 0)  # CHN-09
         self._refuse_if(link.visible_length > parent.size, "CHN-05", f"{path} is too short for its child", "refused")
         self.layers.append(parent)
         child.parent = parent
@@ -472,7 +564,7 @@ class Disk(ExitStack):
     def _match(self, link, header, path):
         """Is this the parent, in the content, that the link names (CHN-03)? May it be read from here?"""
         if header is None:
-            self._refuse_if(link.flags == 1, "CHN-03", f"{path} is raw, and the link names a UUID")
+            self._refuse_if(link.flags == 1, "CHN-03", f"{path} has no identity, and the link names one")
             return
         self._refuse_if(header.uuid != link.uuid, "CHN-03", f"{path} is not the disk {printed(link.uuid)}")
         if mark := header.first(MERGE_MARK):
@@ -529,7 +621,7 @@ def read(args):
             extents.append({"start": extent.start, "end": extent.end, "kind": extent.kind, "layer": layer})
             for start in range(extent.start, extent.end, CHUNK):
                 end = min(start + CHUNK, extent.end)
-                data, rule = bytes(end - start), "PAG-01" if extent.kind == "unreadable" else None
+                data, rule = bytes(end - start), extent.layer.bad_rule if extent.kind == "unreadable" else None
                 try:
                     if extent.kind == "data":
                         data = extent.layer.read(start, end - start)
@@ -548,7 +640,8 @@ def read(args):
 
 
 def layer_as_json(layer):
-    answer = {"file": layer.file.path, "format": "lvd" if layer.header else "raw", "unverified": layer.unverified}
+    form = "lvd" if layer.header else "qed" if isinstance(layer, QedImage) else "raw"
+    answer = {"file": layer.file.path, "format": form, "unverified": layer.unverified}
     if layer.header:
         answer |= {"uuid": printed(layer.header.uuid), "epoch": printed(layer.header.epoch),
                    "state": STATES[layer.header.state]}

@@ -61,9 +61,9 @@ def nonzero(disk):
     for extent in disk.extents():
         if extent.kind != "data":
             continue
-        file, shift, at = extent.layer.data_file, extent.layer.data_offset, extent.start
+        at = extent.start
         while at < extent.end:
-            at = max(at, file.next_data(shift + at) - shift)
+            at = max(at, extent.layer.next_data(at))
             if at >= extent.end:
                 break
             stop = min(at - at % 4096 + 4096, extent.end)
@@ -170,8 +170,8 @@ def run_case(case, folder, target, before=None):
     path = str(target / case["open"])
     try:
         with reader.Disk(path, reader.given_parents(parents), volume, override, case.get("depth", 64)) as disk:
-            damaged = any(extent.kind == "unreadable" for extent in disk.extents())
-            result, rule = ("damaged", "PAG-01") if damaged else ("valid", None)
+            bad = next((extent.layer for extent in disk.extents() if extent.kind == "unreadable"), None)
+            result, rule = ("damaged", bad.bad_rule) if bad else ("valid", None)
             if "header" in case and header_of(disk) != case["header"]:
                 yield f"header {header_of(disk)}, expected {case['header']}"
             if "disk" in case:

@@ -55,9 +55,17 @@ pub enum Command {
     Demo(Demo),
 }
 
-/// A format that a file may be said to have.
+/// A format that a file may be said to have. QED, QEMU's former format, is only read.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    Lvd,
+    Raw,
+    Qed,
+}
+
+/// A format that a disk is copied into.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputFormat {
     Lvd,
     Raw,
 }
@@ -222,7 +230,7 @@ pub struct Convert {
     pub opening: Opening,
     /// Format of DST (default lvd; must be said where the name ends in .raw or .img).
     #[arg(short = 'O', long, value_enum, value_name = "FMT")]
-    pub output_format: Option<Format>,
+    pub output_format: Option<OutputFormat>,
     #[command(flatten)]
     pub running: Running,
     #[arg(value_name = "SRC")]
@@ -393,7 +401,7 @@ pub struct Mirror {
     pub bitmap: Option<String>,
     /// Format of TARGET.
     #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
-    pub output_format: Format,
+    pub output_format: OutputFormat,
     #[command(flatten)]
     pub opening: Opening,
     #[command(flatten)]
@@ -520,7 +528,7 @@ pub struct Backup {
     pub keep_bitmap: bool,
     /// Format of TARGET.
     #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
-    pub output_format: Format,
+    pub output_format: OutputFormat,
     #[command(flatten)]
     pub opening: Opening,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! `backup` and `diff`.
 
-use crate::args::{Backup, Diff, Format};
+use crate::args::{Backup, Diff, OutputFormat};
 use crate::bitmap::Stretches;
 use crate::create::ParentOf;
 use crate::open::{Disk, Target};
@@ -50,11 +50,11 @@ fn full(arguments: &Backup, source: &Disk, count: Option<Count>) -> Result<run::
     target.keep_if(|| {
         let size = source.chain().size();
         let (layer, fresh) = match arguments.output_format {
-            Format::Lvd => {
+            OutputFormat::Lvd => {
                 target.create(&CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() })?;
                 (Layer::Lvd(target.image()?), true)
             }
-            Format::Raw => {
+            OutputFormat::Raw => {
                 let storage = target.storage();
                 if storage.zeros_when_new() {
                     storage.set_size(0)?;
@@ -71,7 +71,7 @@ fn full(arguments: &Backup, source: &Disk, count: Option<Count>) -> Result<run::
 }
 
 fn incremental(arguments: &Backup, source: &Disk, previous: &str, count: Option<Count>) -> Result<run::Done> {
-    let (Some(name), Format::Lvd) = (&arguments.bitmap, arguments.output_format) else {
+    let (Some(name), OutputFormat::Lvd) = (&arguments.bitmap, arguments.output_format) else {
         return Err(Error::Invalid("an incremental backup is an LVD overlay of the one before".into()));
     };
     let cache = arguments.opening.cache;

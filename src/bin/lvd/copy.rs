@@ -1,6 +1,6 @@
 //! `convert`, `mirror` and `compare`: one disk into another file, or held against it.
 
-use crate::args::{Compare, Convert, Format, Mirror, Opening, Running, Sync};
+use crate::args::{Compare, Convert, Format, Mirror, Opening, OutputFormat, Running, Sync};
 use crate::open::{Disk, Target, beside};
 use crate::run::{self, Done};
 use crate::{Outcome, output};
@@ -25,13 +25,13 @@ pub fn convert(arguments: &Convert) -> Result<()> {
 }
 
 /// Where the name says raw and the user does not, either guess would be wrong for somebody.
-fn usual_format(target: &Path) -> Result<Format> {
+fn usual_format(target: &Path) -> Result<OutputFormat> {
     match target.extension().and_then(|extension| extension.to_str()) {
         Some("raw" | "img") => {
             let name = target.display();
             Err(Error::Invalid(format!("{name}: say what it is to be: -O raw or -O lvd")))
         }
-        _ => Ok(Format::Lvd),
+        _ => Ok(OutputFormat::Lvd),
     }
 }
 
@@ -41,10 +41,12 @@ pub fn mirror(arguments: &Mirror) -> Result<()> {
         return bring_up(arguments, name);
     }
     match (arguments.sync, format) {
-        (Sync::Top, Format::Raw) => Err(Error::Invalid("a raw disk has no parent: --sync top needs -O lvd".into())),
-        (Sync::Top, Format::Lvd) => copy_top(arguments),
+        (Sync::Top, OutputFormat::Raw) => {
+            Err(Error::Invalid("a raw disk has no parent: --sync top needs -O lvd".into()))
+        }
+        (Sync::Top, OutputFormat::Lvd) => copy_top(arguments),
         (Sync::Full, _) => {
-            if format == Format::Raw && !running.quiet {
+            if format == OutputFormat::Raw && !running.quiet {
                 let name = arguments.target.display();
                 output::complain(&format!("warning: {name}: a raw disk cannot say whether it is a whole copy"));
             }
@@ -54,17 +56,24 @@ pub fn mirror(arguments: &Mirror) -> Result<()> {
 }
 
 /// Copies the whole disk into a new file.
-fn copy(verb: &str, source: &Path, opening: &Opening, target: &Path, format: Format, running: &Running) -> Result<()> {
+fn copy(
+    verb: &str,
+    source: &Path,
+    opening: &Opening,
+    target: &Path,
+    format: OutputFormat,
+    running: &Running,
+) -> Result<()> {
     let source = Disk::open(source, opening, false)?;
     let size = source.chain().size();
     let target = Target::open(target, opening.cache)?;
     target.keep_if(|| {
         let (layer, fresh) = match format {
-            Format::Lvd => {
+            OutputFormat::Lvd => {
                 target.create(&CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() })?;
                 (Layer::Lvd(target.image()?), true)
             }
-            Format::Raw => {
+            OutputFormat::Raw => {
                 let storage = target.storage();
                 if storage.zeros_when_new() {
                     storage.set_size(0)?;
@@ -81,8 +90,11 @@ fn copy(verb: &str, source: &Path, opening: &Opening, target: &Path, format: For
 /// Copies what a bitmap has dirty onto an older copy of the disk.
 fn bring_up(arguments: &Mirror, name: &str) -> Result<()> {
     let source = Disk::open(&arguments.image, &arguments.opening, false)?;
-    let opening =
-        Opening { format: Some(arguments.output_format), cache: arguments.opening.cache, ..Opening::default() };
+    let format = match arguments.output_format {
+        OutputFormat::Lvd => Format::Lvd,
+        OutputFormat::Raw => Format::Raw,
+    };
+    let opening = Opening { format: Some(format), cache: arguments.opening.cache, ..Opening::default() };
     // One that was stopped says that it is no copy: this is what makes it one.
     let target = Disk::open(&arguments.target, &Opening { ignore_marks: true, ..opening }, true)?;
     let layer = target.top()?.clone();

@@ -4,6 +4,7 @@ use crate::args::{Cache, Check, Format, Info};
 use crate::open::{self, Disk, beside, file_of};
 use crate::{Outcome, output};
 use lvd::chain::Layer;
+use lvd::foreign::{Qed, QedFacts};
 use lvd::format::{Bitmap, Header, HostFormat, Kind, Parent, State};
 use lvd::image::{CheckReport, Image, OpenOptions};
 use lvd::storage::{FileStorage, LockMode, Storage};
@@ -30,8 +31,9 @@ pub fn info(arguments: &Info) -> Result<()> {
     let path = opening.sidecar.as_deref().unwrap_or(&arguments.image);
     let file = open::file(path, false, Cache::Writeback, Some(LockMode::Shared))?;
     let facts = match open::format_of(&*file, opening.format, "-f")? {
-        Format::Lvd => Facts::new(&*file, Some(Image::read_header(&*file)?))?,
-        Format::Raw => Facts::new(&*file, None)?,
+        Format::Lvd => Facts::new(&*file, Content::Lvd(Image::read_header(&*file)?))?,
+        Format::Raw => Facts::new(&*file, Content::Raw)?,
+        Format::Qed => Facts::new(&*file, Content::Qed(Qed::read_facts(&*file)?))?,
     };
     if arguments.output.json() { output::json(&facts.json()) } else { output::raw(facts.text().as_bytes()) }
 }
@@ -41,29 +43,85 @@ struct Facts {
     filename: String,
     size: u64,
     allocated: Option<u64>,
-    /// None of a raw file.
-    header: Option<Header>,
+    content: Content,
+}
+
+/// What the file says of itself.
+enum Content {
+    Lvd(Header),
+    Raw,
+    Qed(QedFacts),
+}
+
+impl Content {
+    fn format(&self) -> &'static str {
+        match self {
+            Content::Lvd(_) => "lvd",
+            Content::Raw => "raw",
+            Content::Qed(_) => "qed",
+        }
+    }
+
+    /// Whether the last writer did not close it.
+    fn unclean(&self) -> bool {
+        match self {
+            Content::Lvd(header) => header.state != State::Closed,
+            Content::Raw => false,
+            Content::Qed(facts) => facts.header.need_check,
+        }
+    }
 }
 
 impl Facts {
-    fn new(file: &dyn Storage, header: Option<Header>) -> Result<Facts> {
-        let size = header.as_ref().map_or_else(|| file.size(), |header| Ok(header.virtual_size))?;
-        Ok(Facts { filename: file.name().to_owned(), size, allocated: file.allocated()?, header })
+    fn new(file: &dyn Storage, content: Content) -> Result<Facts> {
+        let size = match &content {
+            Content::Lvd(header) => header.virtual_size,
+            Content::Raw => file.size()?,
+            Content::Qed(facts) => facts.header.size,
+        };
+        Ok(Facts { filename: file.name().to_owned(), size, allocated: file.allocated()?, content })
     }
 
     fn of_layer(layer: &Layer) -> Result<Facts> {
-        Facts::new(&**file_of(layer), layer.image().map(|image| (*image.header()).clone()))
+        let file = &**file_of(layer);
+        let content = match layer {
+            Layer::Lvd(image) => Content::Lvd((*image.header()).clone()),
+            Layer::Raw(_) => Content::Raw,
+            Layer::Foreign(_) => Content::Qed(Qed::read_facts(file)?),
+        };
+        Facts::new(file, content)
     }
 
     fn json(&self) -> Value {
         let mut value = json!({
             "filename": self.filename,
-            "format": if self.header.is_some() { "lvd" } else { "raw" },
+            "format": self.content.format(),
             "virtual-size": self.size,
             "actual-size": self.allocated,
-            "dirty-flag": self.header.as_ref().is_some_and(|header| header.state != State::Closed),
+            "dirty-flag": self.content.unclean(),
         });
-        let Some(header) = &self.header else { return value };
+        match &self.content {
+            Content::Lvd(header) => merge(&mut value, self.header_json(header)),
+            Content::Raw => {}
+            Content::Qed(facts) => merge(&mut value, self.qed_json(facts)),
+        }
+        value
+    }
+
+    fn qed_json(&self, facts: &QedFacts) -> Value {
+        let mut value = json!({ "cluster-size": facts.header.cluster_size });
+        if let Some(name) = &facts.backing {
+            let backing = json!({
+                "backing-filename": name,
+                "full-backing-filename": beside(Path::new(&self.filename), name),
+                "backing-filename-format": facts.header.backing_raw.then_some("raw"),
+            });
+            merge(&mut value, backing);
+        }
+        value
+    }
+
+    fn header_json(&self, header: &Header) -> Value {
         let sections: Vec<_> = header
             .sections
             .iter()
@@ -74,7 +132,7 @@ impl Facts {
                 })
             })
             .collect();
-        let own = json!({
+        let mut value = json!({
             "kind": header.kind.to_string(),
             "data-offset": header.data_offset,
             "complete": header.kind == Kind::Image && header.complete(),
@@ -91,7 +149,6 @@ impl Facts {
             }),
             "copy-mark": header.copy_mark.as_ref().map(|mark| json!({ "group": mark.group.to_string() })),
         });
-        merge(&mut value, own);
         if let Some(parent) = &header.parent {
             merge(&mut value, self.parent_json(parent));
         }
@@ -120,13 +177,25 @@ impl Facts {
             let _ = writeln!(text, "{key}: {value}");
         };
         line("image", &self.filename);
-        line("file format", &if self.header.is_some() { "lvd" } else { "raw" });
+        line("file format", &self.content.format());
         line("virtual size", &format!("{} ({} bytes)", Size(self.size), self.size));
         match self.allocated {
             Some(allocated) => line("disk size", &Size(allocated)),
             None => line("disk size", &"unknown"),
         }
-        let Some(header) = &self.header else { return text };
+        let header = match &self.content {
+            Content::Lvd(header) => header,
+            Content::Raw => return text,
+            Content::Qed(facts) => {
+                line("cluster size", &Size(facts.header.cluster_size));
+                line("session", &if facts.header.need_check { "not closed" } else { "closed" });
+                if let Some(name) = &facts.backing {
+                    line("backing file", name);
+                    line("backing file format", &if facts.header.backing_raw { "raw" } else { "not said" });
+                }
+                return text;
+            }
+        };
         if header.kind == Kind::Sidecar {
             let of = header
                 .host
@@ -180,8 +249,13 @@ fn merge(value: &mut Value, more: Value) {
 
 pub fn check(arguments: &Check) -> Result<Outcome> {
     let opening = &arguments.opening;
-    if opening.format == Some(Format::Raw) && opening.sidecar.is_none() {
-        output::complain(&format!("{}: a raw disk has nothing that can be checked", arguments.image.display()));
+    let why = match opening.format {
+        Some(Format::Raw) => Some("a raw disk has nothing that can be checked"),
+        Some(Format::Qed) => Some("a QED image is checked by qemu-img"),
+        Some(Format::Lvd) | None => None,
+    };
+    if let (Some(why), None) = (why, &opening.sidecar) {
+        output::complain(&format!("{}: {why}", arguments.image.display()));
         return Ok(Outcome::NotCheckable);
     }
     let path = opening.sidecar.as_deref().unwrap_or(&arguments.image);

@@ -2,6 +2,7 @@
 
 use crate::args::{Cache, Format, Opening};
 use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy};
+use lvd::foreign::Qed;
 use lvd::format::{HostFormat, Parent};
 use lvd::image::{CreateOptions, Image, OpenOptions};
 use lvd::storage::{Create, FileId, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
@@ -23,9 +24,14 @@ pub fn file(path: &Path, write: bool, cache: Cache, lock: Option<LockMode>) -> R
 
 /// Whether a file carries LVD's magic. Nothing else is ever concluded from a file's content.
 pub fn recognisable(storage: &dyn Storage) -> Result<bool> {
-    match Image::read_header(storage) {
+    has_magic(Image::read_header(storage), Violation::Magic)
+}
+
+/// Whether a header was there to be read, sound or not.
+fn has_magic<T>(header: Result<T>, magic: Violation) -> Result<bool> {
+    match header {
         Ok(_) => Ok(true),
-        Err(error) if error.violation() == Some(Violation::Magic) => Ok(false),
+        Err(error) if error.violation() == Some(magic) => Ok(false),
         Err(error) if error.violation().is_some() => Ok(true),
         Err(error) => Err(error),
     }
@@ -38,7 +44,12 @@ pub fn format_of(storage: &dyn Storage, said: Option<Format>, option: &str) -> R
         None if recognisable(storage)? => Ok(Format::Lvd),
         None => {
             let name = storage.name();
-            Err(Error::Invalid(format!("{name}: not an LVD image; if it is a raw disk, say so with {option} raw")))
+            // A guest can write this magic too: what the file is only the user knows.
+            let like = match has_magic(Qed::read_facts(storage), Violation::QedMagic)? {
+                true => format!("if it is a QED image, as it seems, say so with {option} qed"),
+                false => format!("if it is a raw disk, say so with {option} raw"),
+            };
+            Err(Error::Invalid(format!("{name}: not an LVD image; {like}")))
         }
     }
 }
@@ -109,6 +120,7 @@ impl Disk {
         let chain = match format_of(&*top, opening.format, "-f")? {
             Format::Lvd => Chain::open(top, host(), &policy, &options)?,
             Format::Raw => Chain::open_raw(top, host(), &options)?,
+            Format::Qed => Chain::open_qed(top, host(), &policy, &options)?,
         };
         Ok(Disk { chain })
     }
@@ -146,6 +158,7 @@ pub fn file_of(layer: &Layer) -> &Arc<dyn Storage> {
     match layer {
         Layer::Lvd(image) => image.storage(),
         Layer::Raw(raw) => raw.storage(),
+        Layer::Foreign(image) => image.storage(),
     }
 }
 

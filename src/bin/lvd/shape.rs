@@ -24,6 +24,7 @@ pub fn resize(arguments: &Resize) -> Result<()> {
     let resized = match disk.top()? {
         Layer::Lvd(image) => image.resize(new),
         Layer::Raw(raw) => raw.set_size(new).and_then(|()| raw.flush()),
+        Layer::Foreign(image) => Err(Error::Denied(format!("{}: it is only read", image.storage().name()))),
     };
     let closed = disk.close();
     resized.and(closed)

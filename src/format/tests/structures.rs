@@ -4,6 +4,7 @@ use super::*;
 use crate::format::bitmap::{BitmapBody, PointBody};
 use crate::format::header::FixedHeader;
 use crate::format::layout::OnDisk;
+use crate::format::qed::QedFixed;
 use crate::format::record::{CopyMarkBody, HostBody, MergeMarkBody, ParentBody, RecordHead, SectionBody};
 use crate::format::seal::SealedSector;
 
@@ -21,6 +22,7 @@ fn sizes_are_as_specified() {
         ("Bitmap", 64),
         ("Point", 32),
         ("Sealed sector", 512),
+        ("QED header", 64),
     ];
     assert_eq!(sizes, expected);
     for structure in structures() {
@@ -50,6 +52,7 @@ fn structures_take_all_their_bytes() {
     whole::<BitmapBody>();
     whole::<PointBody>();
     whole::<SealedSector>();
+    whole::<QedFixed>();
 }
 
 #[test]

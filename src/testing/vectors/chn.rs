@@ -4,7 +4,7 @@ use super::IMAGE;
 use super::maker::{Maker, id, raw};
 use super::sparse::Sparse;
 use super::vector::{Case, Flag, Held, Role, Vector, Verdict};
-use crate::format::ParentFormat;
+use crate::format::{Identity, ParentFormat};
 use crate::violation::Violation as V;
 use Verdict::{Invalid, Refused, Unsupported};
 
@@ -224,7 +224,19 @@ fn formats() -> Vec<Vector> {
         refused(&format!("chn-format-{format}"), &purpose, Unsupported, &[V::ParentFormat], &mut [(IMAGE, &mut top)])
             .file(RAW, Role::Parent, raw("raw ", 8192, &[0..512]))
     };
-    let mut vectors = [ParentFormat::Qcow2, ParentFormat::Qed, ParentFormat::Vmdk].map(foreign).to_vec();
+    let mut vectors = [ParentFormat::Qcow2, ParentFormat::Vmdk].map(foreign).to_vec();
+    let below = raw("raw ", 8192, &[0..512]);
+    let mut named = Maker::overlay("top ", 8192, 12).over_raw(&below, RAW, 8192);
+    named.header.parent.as_mut().expect("it has a parent").identity =
+        Some(Identity { uuid: id("raw"), epoch: id("raw, epoch 1") });
+    let purpose = "The link names a UUID; a raw file has none.";
+    vectors.push(
+        refused("chn-raw-with_identity", purpose, Refused, &[V::ParentMatches], &mut [(IMAGE, &mut named)]).file(
+            RAW,
+            Role::Parent,
+            below,
+        ),
+    );
     let disguised = base().finish();
     let mut on_disguised = Maker::overlay("top ", 131_072, 12).over_raw(&disguised, RAW, 131_072).data(4096..8192);
     vectors.push(

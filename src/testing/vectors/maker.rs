@@ -109,9 +109,14 @@ impl Maker {
     }
 
     /// Puts a raw file below. Comes before any data.
-    pub(super) fn over_raw(mut self, parent: &Sparse, name: &str, visible: u64) -> Maker {
-        self.link(None, ParentFormat::Raw, name, visible);
-        self.disk.copy(parent, 0..visible);
+    pub(super) fn over_raw(self, parent: &Sparse, name: &str, visible: u64) -> Maker {
+        self.over_foreign(ParentFormat::Raw, parent, name, visible)
+    }
+
+    /// Puts a file below that nothing identifies and that shows `disk`. Comes before any data.
+    pub(super) fn over_foreign(mut self, format: ParentFormat, disk: &Sparse, name: &str, visible: u64) -> Maker {
+        self.link(None, format, name, visible);
+        self.disk.copy(disk, 0..visible);
         self
     }
 

@@ -12,6 +12,7 @@
 //! | [`alc`] | what a reader reads; geometry and limits |
 //! | [`sid`] | a sidecar and its volume |
 //! | [`chn`], [`link`] | parents, visible lengths, depth; identities and marks |
+//! | [`qed`] | parents in the format QED |
 //! | [`crash`] | what a crash leaves |
 //! | [`wrt`], [`job`] | what a writer, and jobs, must leave behind |
 //! | [`made`] | what this writer does |
@@ -27,6 +28,7 @@ mod link;
 mod made;
 mod maker;
 mod pag;
+mod qed;
 mod rec;
 pub mod run;
 mod script;
@@ -61,6 +63,7 @@ pub fn all() -> Vec<Vector> {
         sid::all,
         chn::all,
         link::all,
+        qed::all,
         crash::all,
         wrt::all,
         job::all,

@@ -4,7 +4,7 @@
 mod guest;
 mod model;
 
-use crate::args::{Cache, Demo, Format, Opening, Running};
+use crate::args::{Cache, Demo, Format, Opening, OutputFormat, Running};
 use crate::create::ParentOf;
 use crate::open::{Disk, Target, host};
 use crate::run::{self, Done};
@@ -97,7 +97,7 @@ impl Story {
         fact("written", written, begun)?;
         drop((device, raw));
         let source = self.open("base.raw", Format::Raw)?;
-        let target = self.copy_target("base.lvd", Format::Lvd)?;
+        let target = self.copy_target("base.lvd", OutputFormat::Lvd)?;
         let top = target.layer(0)?;
         job_fact(
             "converted",
@@ -170,7 +170,7 @@ impl Story {
 
     fn move_away(&self, guest: &Guest) -> Result<()> {
         chapter("mirror", "top.lvd is mirrored to moved.lvd; the guest moves there")?;
-        let mirror = guest.disk().mirror(self.copy_target("moved.lvd", Format::Lvd)?)?;
+        let mirror = guest.disk().mirror(self.copy_target("moved.lvd", OutputFormat::Lvd)?)?;
         let (old, moment) = self.pivot(guest, &mirror)?;
         old.close()?;
         // Both hold the file.
@@ -180,7 +180,7 @@ impl Story {
 
     fn copy_out(&self, guest: &Guest) -> Result<()> {
         chapter("mirror", "moved.lvd is mirrored to copy.raw, which is let go of at an instant")?;
-        let mirror = guest.disk().mirror(self.copy_target("copy.raw", Format::Raw)?)?;
+        let mirror = guest.disk().mirror(self.copy_target("copy.raw", OutputFormat::Raw)?)?;
         self.until_ready(&mirror)?;
         let (copy, moment) = guest.moment(|| guest.disk().split(&mirror))?;
         copy.close()?;
@@ -233,15 +233,15 @@ impl Story {
     }
 
     /// A new file that a disk is copied into.
-    fn copy_target(&self, name: &str, format: Format) -> Result<Chain> {
+    fn copy_target(&self, name: &str, format: OutputFormat) -> Result<Chain> {
         let target = Target::open(&self.path(name), Cache::Writeback)?;
         match format {
-            Format::Lvd => {
+            OutputFormat::Lvd => {
                 let options = CreateOptions { virtual_size: self.size, copy_mark: true, ..CreateOptions::default() };
                 target.create(&options)?;
                 target.chain(Cache::Writeback)
             }
-            Format::Raw => {
+            OutputFormat::Raw => {
                 target.storage().set_size(self.size)?;
                 Chain::open_raw(
                     target.storage().clone(),
