@@ -31,7 +31,7 @@ pub fn info(arguments: &Info) -> Result<()> {
     let path = opening.sidecar.as_deref().unwrap_or(&arguments.image);
     let file = open::file(path, false, Cache::Writeback, Some(LockMode::Shared))?;
     let facts = match open::format_of(&*file, opening.format, "-f")? {
-        Format::Lvd => Facts::new(&*file, Content::Lvd(Image::read_header(&*file)?))?,
+        Format::Lvd => Facts::new(&*file, Content::Lvd(Box::new(Image::read_header(&*file)?)))?,
         Format::Raw => Facts::new(&*file, Content::Raw)?,
         Format::Qed => Facts::new(&*file, Content::Qed(Qed::read_facts(&*file)?))?,
     };
@@ -48,7 +48,7 @@ struct Facts {
 
 /// What the file says of itself.
 enum Content {
-    Lvd(Header),
+    Lvd(Box<Header>),
     Raw,
     Qed(QedFacts),
 }
@@ -85,7 +85,7 @@ impl Facts {
     fn of_layer(layer: &Layer) -> Result<Facts> {
         let file = &**file_of(layer);
         let content = match layer {
-            Layer::Lvd(image) => Content::Lvd((*image.header()).clone()),
+            Layer::Lvd(image) => Content::Lvd(Box::new((*image.header()).clone())),
             Layer::Raw(_) => Content::Raw,
             Layer::Foreign(_) => Content::Qed(Qed::read_facts(file)?),
         };

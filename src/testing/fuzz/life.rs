@@ -1,10 +1,13 @@
-//! An overlay that is used, filled, resized and streamed, whose process dies and whose machine loses power: the crash
-//! simulator on the one way that an input leads it.
+//! An overlay with a dirty bitmap that is used, filled, resized and streamed, whose process dies and whose machine loses
+//! power: the crash simulator on the one way that an input leads it.
 
 use super::super::scenarios::{self, LIFE};
 use crate::chain::Chain;
 use crate::error::Result;
+use crate::format::BitmapState;
+use crate::image::Image;
 use crate::jobs::{Job, Stream};
+use crate::storage::Host;
 use crate::testing::sim::Fault;
 use crate::testing::world::World;
 use arbitrary::{Arbitrary, Unstructured};
@@ -41,6 +44,12 @@ enum Event {
     Stream(u8),
     /// A clean end, and another session.
     Reopen,
+    /// A new count of the bitmap.
+    Clear,
+    /// A backup begins. True: and ends well; false: and fails, or dies with the process.
+    Backup(bool, Stretch),
+    /// So long that what no write relies on is no longer intended, and a flush.
+    Wait,
     /// Something will go wrong.
     Fault(Mishap),
     /// Power is lost; each unit in flight takes the next of these choices.
@@ -126,6 +135,10 @@ impl Life {
     }
 }
 
+fn frozen(disk: &Chain) -> Result<bool> {
+    Ok(disk.image(0)?.bitmap("daily")?.state == BitmapState::Frozen)
+}
+
 /// One event of a disk, which is then open, perhaps anew.
 fn happen(world: &mut World, disk: Chain, event: Event) -> Result<Chain> {
     use crate::device::BlockDevice;
@@ -138,6 +151,27 @@ fn happen(world: &mut World, disk: Chain, event: Event) -> Result<Chain> {
         Event::Discard(stretch) if !stretch.on(size).is_empty() => world.discard("top", &disk, stretch.on(size))?,
         Event::Fill(stretch) => drop(disk.image(0)?.fill(stretch.on(size))?),
         Event::Flush => world.flush("top", &disk)?,
+        Event::Clear | Event::Backup(..) if frozen(&disk)? => {
+            // Of a process that died.
+            world.durable("top", || disk.image(0)?.take_back_bitmap("daily"))?;
+        }
+        Event::Clear => {
+            let since = world.bitmap_point("top");
+            world.durable("top", || disk.image(0)?.clear_bitmap("daily", Some(since)).map(drop))?;
+        }
+        Event::Backup(ends_well, stretch) => {
+            let since = world.bitmap_point("top");
+            world.durable("top", || disk.image(0)?.freeze_bitmap("daily", Some(since)).map(drop))?;
+            if !stretch.on(size).is_empty() {
+                world.write("top", &disk, stretch.on(size))?;
+            }
+            let end = if ends_well { Image::hand_over_bitmap } else { Image::take_back_bitmap };
+            world.durable("top", || end(disk.image(0)?, "daily"))?;
+        }
+        Event::Wait => {
+            world.host.sleep(std::time::Duration::from_secs(60));
+            world.flush("top", &disk)?;
+        }
         Event::Seal => world.durable("top", || disk.image(0)?.seal())?,
         Event::Resize(sectors) => {
             let to = u64::from(sectors) % MOST_SECTORS * 512 + u64::from(sectors % 3);

@@ -216,6 +216,14 @@ pub(super) const OVERLAY: Scenario = Scenario {
     recover: |w| carry_on(w, "top.lvd"),
 };
 
+/// Setup: `top.lvd` on `base.lvd`, a few blocks long, with the bitmap `daily`.
+pub(super) fn overlay(w: &mut World) -> Result<()> {
+    super::guest::overlay(w)?;
+    let disk = w.open("top.lvd")?;
+    add(w, &disk, "daily", 12)?;
+    w.durable("top", || disk.close())
+}
+
 /// The disk shrinks and grows again.
 pub(super) const RESIZE: Scenario = Scenario {
     name: "bitmap of a disk that is resized",

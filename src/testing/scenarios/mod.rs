@@ -63,8 +63,8 @@ pub const ALL: &[&Scenario] = &[
     &live::MIRROR_ABANDON,
 ];
 
-/// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`.
-pub const LIFE: Scenario = Scenario { name: "a life", setup: guest::overlay, body: |_| Ok(()), recover: |_| Ok(()) };
+/// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
+pub const LIFE: Scenario = Scenario { name: "a life", setup: bitmaps::overlay, body: |_| Ok(()), recover: |_| Ok(()) };
 
 /// Opens the disk of [`LIFE`] for writing.
 pub fn open_top(world: &World) -> Result<Chain> {
