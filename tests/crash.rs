@@ -1,11 +1,11 @@
 //! Power loss at every point of every scenario, and the proof that each ordering step is needed.
 //!
-//! `LVD_CRASH_FULL=1` walks every point with up to 2^20 states in full. `LVD_CRASH_REPLAY=PATH` goes to the state that a
+//! `LVD_CRASH_FULL=1` walks every point with up to 2^20 states in full, and the longest scenarios too. `LVD_CRASH_REPLAY=PATH` goes to the state that a
 //! finding names, and prints what led there. `LVD_CRASH_ONLY=NAME` explores one scenario.
 
 use lvd::switch::{Step, without_step};
 use lvd::testing::crash::{Explorer, Finding, Limits, Report, Scenario};
-use lvd::testing::scenarios::ALL;
+use lvd::testing::scenarios::{ALL, LONG};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,14 +32,19 @@ fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> 
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+fn full() -> bool {
+    std::env::var_os("LVD_CRASH_FULL").is_some()
+}
+
 fn chosen() -> Vec<&'static Scenario> {
     let only = std::env::var("LVD_CRASH_ONLY").ok();
-    ALL.iter().copied().filter(|scenario| only.as_ref().is_none_or(|only| scenario.name == only)).collect()
+    let long = if full() || only.is_some() { LONG } else { &[] };
+    ALL.iter().chain(long).copied().filter(|scenario| only.as_ref().is_none_or(|only| scenario.name == only)).collect()
 }
 
 #[test]
 fn no_state_of_any_scenario_breaks_a_law() {
-    let limits = if std::env::var_os("LVD_CRASH_FULL").is_some() { Limits::FULL } else { Limits::USUAL };
+    let limits = if full() { Limits::FULL } else { Limits::USUAL };
     let start = Instant::now();
     let scenarios = chosen();
     let timed = |scenario: &&'static Scenario| {

@@ -102,12 +102,17 @@ pub(super) const STREAM: Scenario = Scenario {
 };
 
 fn stream(w: &mut World) -> Result<()> {
-    let disk = Disk::new(w.open("top.lvd")?);
-    let job = disk.stream(None)?;
-    // It stands alone from some moment of its last step on.
-    run(w, &disk, &job, |w| as_top(w, "alone", alone))?;
-    drop(job);
     w.forget("alone");
+    let disk = Disk::new(w.open("top.lvd")?);
+    // A run before may have ended, and the machine right after it.
+    if disk.chain().image(0)?.complete() {
+        w.durable("top", || disk.flush())?;
+    } else {
+        let job = disk.stream(None)?;
+        // It stands alone from some moment of its last step on.
+        run(w, &disk, &job, |w| as_top(w, "alone", alone))?;
+        w.forget("alone");
+    }
     if let Some(model) = w.model("top") {
         w.view("top", alone, model, true);
     }
@@ -290,19 +295,23 @@ pub(super) const MERGE_ACTIVE: Scenario = Scenario {
         overlay(w)?;
         write_closed(w, "top", "top.lvd", &[BLOCK..BLOCK + 512])
     },
-    body: |w| {
-        w.forget("base");
-        merge_active(w)
-    },
+    body: merge_active,
     recover: |w| {
         if !w.promised("base") {
             merge_active(w)?;
         }
-        if w.promised("base") { w.carry_on("base", "base.lvd") } else { w.carry_on("top", "top.lvd") }
+        if !w.promised("base") {
+            return w.carry_on("top", "top.lvd");
+        }
+        // The base is about to change: it is no parent of the old top any more.
+        w.refusable("top");
+        w.carry_on("base", "base.lvd")
     },
 };
 
 fn merge_active(w: &mut World) -> Result<()> {
+    // What a run before has left there is nobody's disk.
+    w.forget("base");
     let disk = Disk::new(w.open_also("top.lvd", Some(1))?);
     let mirror = disk.merge_active_with(1, &OPTIONS)?;
     let ended = copy_and_end(w, &disk, &mirror, ("base", base), End::Pivot);
