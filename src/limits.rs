@@ -18,6 +18,8 @@ pub const GRANULARITY_SHIFTS: std::ops::RangeInclusive<u8> = 12..=24;
 pub const INTENT_SHIFTS: std::ops::RangeInclusive<u8> = 12..=48;
 /// Bytes of a bitmap's name.
 pub const BITMAP_NAME: std::ops::RangeInclusive<usize> = 1..=1023;
+/// Most bits of an intent section that is read.
+pub const MAX_INTENTS: u64 = 1 << 16;
 /// Most bits of a dirty bitmap.
 pub const MAX_BITMAP_BITS: u64 = 1 << 36;
 /// Most sections in one file.

@@ -1,11 +1,10 @@
 //! The record of a dirty bitmap, and that of a backup point. Neither keeps a file from opening (BMP-01).
 
-use super::Header;
-use super::Uuid;
 use super::kinds::{BitmapState, SectionKind};
 use super::layout::{Bytes, OnDisk, on_disk};
 use super::record::{BITMAP, RawRecord};
-use crate::limits::{BITMAP_NAME, MAX_BITMAP_BITS};
+use super::{Header, Section, Uuid};
+use crate::limits::{BITMAP_NAME, MAX_BITMAP_BITS, MAX_INTENTS};
 use crate::switch::unchecked;
 use crate::violation::Violation;
 
@@ -94,16 +93,24 @@ impl Header {
         Ok(bitmap)
     }
 
-    /// Holds a bitmap that is to stand behind the others against BMP-03 and BMP-04.
+    /// Holds a bitmap that is to stand behind the others against BMP-03 and BMP-04: by itself first, since one that is none
+    /// may have stood before the others.
     pub fn check_bitmap(&self, bitmap: &Bitmap) -> Result<(), Violation> {
         let frozen = |bitmap: &Bitmap| bitmap.state == BitmapState::Frozen;
         let twin = |other: &Bitmap| other.name == bitmap.name && frozen(other) == frozen(bitmap);
         let named = BITMAP_NAME.contains(&bitmap.name.len()) && !bitmap.name.contains('\0');
-        hold(named && !self.bitmaps.iter().any(twin), Violation::BitmapName)?;
+        hold(named, Violation::BitmapName)?;
         let mut sections = self.sections.iter().filter(|section| section.kind == SectionKind::Dirty);
         let there = sections.any(|section| section.id == bitmap.section && section.bits() <= MAX_BITMAP_BITS);
         let taken = self.bitmaps.iter().any(|other| other.section == bitmap.section);
-        hold(there && !taken, Violation::BitmapSection)
+        hold(there, Violation::BitmapSection)?;
+        hold(!self.bitmaps.iter().any(twin), Violation::BitmapName)?;
+        hold(!taken, Violation::BitmapSection)
+    }
+
+    /// The section of intents; one that has more of them than any writer makes is not read (INT-02).
+    pub fn intents(&self) -> Option<&Section> {
+        self.section(SectionKind::Intent).filter(|section| section.bits() <= MAX_INTENTS)
     }
 
     /// Makes the recording bitmaps that told all up to `old` tell all up to the epoch that the header has now (EPO-01).

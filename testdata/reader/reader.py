@@ -3,13 +3,16 @@
 
     reader.py info  FILE
     reader.py read  FILE [--parent FILE]... [--volume FILE] [--override RULE]... -o OUT
+    reader.py dirty FILE [--parent FILE]... [--volume FILE] [--beside FILE] [--override RULE]...
     reader.py check FILE
 
 `info` prints what the header says, `read` writes what the guest sees to the new file OUT, `check` reports all broken
-rules. Parents are listed from the top's parent down; no others are opened. The answer is one JSON object on standard
-output. The exit status is 1 if the file was refused, breaks a rule or could not be read in full.
+rules, and `dirty` says what the dirty bitmaps of FILE tell, and those in the sidecar BESIDE it. Parents are listed from
+the top's parent down; no others are opened. The answer is one JSON object on standard output. The exit status is 1 if
+the file was refused, breaks a rule or could not be read in full.
 
-Identifiers such as HDR-05 are rules of format.md, chain.md and foreign.md. Nothing in here ever writes to an image.
+Identifiers such as HDR-05 are rules of format.md, chain.md, foreign.md and bitmaps.md. Nothing in here ever writes to an
+image.
 """
 
 import argparse
@@ -33,8 +36,11 @@ NIL = bytes(16)
 IMAGE, SIDECAR = 1, 2
 KINDS = {IMAGE: "image", SIDECAR: "sidecar"}
 STATES = {0: "closed", 1: "filling", 2: "writing"}
-ALLOCATION = 1
-SECTIONS = {ALLOCATION: "allocation", 2: "dirty", 3: "intent", 4: "sync"}
+ALLOCATION, DIRTY, INTENT = 1, 2, 3
+SECTIONS = {ALLOCATION: "allocation", DIRTY: "dirty", INTENT: "intent", 4: "sync"}
+CLOSED, WRITING = 0, 2
+DISABLED, RECORDING, FROZEN = 0, 1, 2
+BITMAP_STATES = {DISABLED: "disabled", RECORDING: "recording", FROZEN: "frozen"}
 LVD, RAW, QED = 1, 2, 4
 FORMATS = {LVD: "lvd", RAW: "raw", 3: "qcow2", QED: "qed", 5: "vmdk"}
 
@@ -46,8 +52,10 @@ Section = namedtuple("Section", "id kind shift reserved offset length covered re
 Parent = namedtuple("Parent", "uuid epoch flags format visible_length hint_length reserved hint")
 MergeMark = namedtuple("MergeMark", "child_uuid child_epoch reserved")
 CopyMark = namedtuple("CopyMark", "group reserved")
-Host = namedtuple("Host", "format reserved length reserved2")
-SECTION, PARENT, MERGE_MARK, COPY_MARK, HOST = 1, 2, 3, 4, 5
+Host = namedtuple("Host", "format reserved length former")
+BitmapRecord = namedtuple("BitmapRecord", "section since epoch state name_length reserved name")
+Point = namedtuple("Point", "source point")
+SECTION, PARENT, MERGE_MARK, COPY_MARK, HOST, BITMAP, POINT = 1, 2, 3, 4, 5, 6, 7
 RECORDS = {
     SECTION: ("section", struct.Struct("<16sHB5sQQQ8s"), Section),
     PARENT: ("parent", struct.Struct("<16s16sIIQI12s"), Parent),
@@ -58,11 +66,14 @@ RECORDS = {
 QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 QED_BACKING, QED_RAW = 1, 4                             # feature bits of QED
 
+# Records that keep no file from opening (BMP-01); section 1 and 8 of bitmaps.md.
+BITMAP_LAYOUT, POINT_LAYOUT = struct.Struct("<16s16s16sHH12s"), struct.Struct("<16s16s")
+
 # What a broken rule means. All other rules: the file, or the chain, is "invalid".
 RESULTS = {
     "unsupported": ("HDR-03", "HDR-08", "HDR-10", "REC-03", "REC-04", "SEC-01", "SID-03", "QED-02"),    # a newer file
     "refused": ("CHN-01", "CHN-02", "CHN-03", "CHN-04", "CHN-06", "CHN-08", "SID-05", "SID-07",
-                "QED-07"),                                                              # not like this
+                "QED-07", "EPO-04"),                                                              # not like this
     "locked": ("CHN-11",),                                                                  # somebody has it open
 }
 
@@ -146,6 +157,13 @@ class File:
             raise OSError(errno.EIO, "the file ends too early", self.path)
         return bytes(data.ljust(length, b"\0"))
 
+    def fingerprint(self):
+        """Return what tells a volume that was changed from one that was not (EPO-07)."""
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            return NIL
+        return struct.pack("<QQ", status.st_mtime_ns % (1 << 64), status.st_ino)
+
     def next_data(self, offset):
         """Return an offset up to which the file is a hole. That saves reading its zeros, and means nothing (ALC-08)."""
         try:
@@ -159,6 +177,7 @@ class Header:
 
     def __init__(self, data):
         self.data, self.records = data, {record_type: [] for record_type in RECORDS}
+        self.optional = {BITMAP: [], POINT: []}         # payloads, not judged yet: they keep no file from opening
         (_, self.version, self.length, _, self.kind, self.state, self.sequence, self.uuid, self.epoch,
          self.virtual_size, self.data_offset, self.incompat, self.ro_compat, self.compat, self.record_count,
          self.reserved) = FIXED.unpack_from(data)
@@ -168,6 +187,47 @@ class Header:
 
     def allocation(self):
         return next((section for section in self.records[SECTION] if section.kind == ALLOCATION), None)
+
+    def bitmaps(self):
+        """Return the records of dirty bitmaps, and of those that are none the name and the rule they break (BMP-01)."""
+        right, none = [], []
+        for payload in self.optional[BITMAP]:
+            fixed = payload[:BITMAP_LAYOUT.size].ljust(BITMAP_LAYOUT.size, b"\0")
+            record = BitmapRecord(*BITMAP_LAYOUT.unpack(fixed), payload[BITMAP_LAYOUT.size:])
+            flaw = next(self._judge_bitmap(record, len(payload), right), None)
+            if flaw:
+                none.append((record.name.decode(errors="replace"), flaw.rule))
+            else:
+                right.append(record)
+        return right, none
+
+    def _judge_bitmap(self, record, length, others):
+        """Yield a refusal for each rule that the record of a bitmap breaks behind `others`, which break none."""
+        is_text = record.name.decode(errors="ignore").encode() == record.name and b"\0" not in record.name
+        is_named = is_text and 1 <= len(record.name) <= 1023
+        is_twin = any(other.name == record.name and (other.state == FROZEN) == (record.state == FROZEN)
+                      for other in others)
+        section = self.section_of(record)
+        is_taken = any(other.section == record.section for other in others)
+        return broken(
+            ("BMP-02", length != BITMAP_LAYOUT.size + record.name_length, "not as long as the name asks for"),
+            ("BMP-02", any(record.reserved), "reserved bytes are not zero"),
+            ("BMP-02", record.state not in BITMAP_STATES, f"there is no state {record.state}"),
+            ("BMP-02", NIL in (record.since, record.epoch), "since or epoch is nil"),
+            ("BMP-03", not is_named, "the name is empty, too long, with a NUL or not UTF-8"),
+            ("BMP-03", is_twin, "another bitmap has the name"),
+            ("BMP-04", not section or bit_count(section) > 1 << 36, "no section, or one with too many bits"),
+            ("BMP-04", is_taken, "another bitmap has the section"))
+
+    def section_of(self, bitmap):
+        """Return the dirty section that the record of a bitmap names."""
+        dirty = (section for section in self.records[SECTION] if section.kind == DIRTY)
+        return next((section for section in dirty if section.id == bitmap.section), None)
+
+    def point(self):
+        """Return the backup point that counts."""
+        right = (payload for payload in self.optional[POINT] if len(payload) == POINT_LAYOUT.size)
+        return next((Point(*POINT_LAYOUT.unpack(payload)) for payload in right), None)
 
     def judge(self):
         """Yield a refusal for each rule that the header breaks, in the order of format.md, section 10, step 3."""
@@ -210,6 +270,7 @@ class Header:
             ("REC-04", flags & ~1, f"{name}: unknown flags {flags:#x}"),
             ("REC-03", not layout and flags & 1, f"{name}: required and unknown"))
         if not layout:
+            self.optional.get(record_type, []).append(payload)
             return
         hint = payload[layout.size:]                    # of a parent; other records end there
         if len(payload) < layout.size or hint and record_type != PARENT:
@@ -231,9 +292,10 @@ class Header:
     def _judge_section(self, section, required):
         name, end = f"section {printed(section.id)}", section.offset + section.length
         known, aligned = section.kind in SECTIONS, section.offset % PAGE == section.length % PAGE == 0
+        most = 48 if section.kind == INTENT else 24
         yield from broken(
             ("SEC-01", required and not known, f"{name}: required and of unknown kind {section.kind}"),
-            ("SEC-02", known and not 12 <= section.shift <= 24, f"{name}: granules of 2^{section.shift} bytes"),
+            ("SEC-02", known and not 12 <= section.shift <= most, f"{name}: granules of 2^{section.shift} bytes"),
             ("SEC-03", not aligned or section.offset < 2 * SLOT or end > 1 << 61, f"{name}: wrong place"),
             ("SEC-04", known and section.length < div_up(needed_sectors(section), 8) * PAGE, f"{name}: too short"))
 
@@ -256,6 +318,7 @@ class Header:
         ranges = [(0, 2 * SLOT)] + [(section.offset, section.offset + section.length) for section in sections]
         if self.kind == IMAGE:
             ranges.append((self.data_offset, self.data_offset + self.virtual_size))
+        homeless = self.kind == SIDECAR and allocations and (not host or host.format == LVD)
         overlap = any(max(a, c) < min(b, d) for (a, b), (c, d) in itertools.combinations(ranges, 2))
         too_many = any(types.count(record_type) > (64 if record_type == SECTION else 1) for record_type in RECORDS)
         yield from broken(
@@ -265,9 +328,9 @@ class Header:
             ("SEC-05", overlap, "sections, data area and slots overlap"),
             ("SEC-06", NIL in identities or len(set(identities)) < len(identities), "a section's id is nil or not new"),
             ("SEC-07", len(allocations) > 1 or partial, "two allocation sections, or one that does not fit the disk"),
-            ("SEC-09", self.kind == SIDECAR and allocations and HOST not in types, "allocation without a host"),
+            ("SEC-09", homeless, "an allocation section in a sidecar without host, or in that of an image"),
             ("SID-01", (self.kind == SIDECAR) != (HOST in types), "a sidecar without a host, or an image with one"),
-            ("SID-03", host and host.format != RAW, f"unknown host format {host and host.format}"),
+            ("SID-03", host and host.format not in (LVD, RAW), f"unknown host format {host and host.format}"),
             ("SID-04", host and self.virtual_size > host.length, "the disk is longer than the sidecar's host"))
 
     def judge_length(self, file):
@@ -320,8 +383,12 @@ def right_header(file):
     return header
 
 
+def bit_count(section):
+    return div_up(section.covered, 1 << section.shift)
+
+
 def needed_sectors(section):
-    return div_up(div_up(section.covered, 1 << section.shift), SECTOR_BITS)
+    return div_up(bit_count(section), SECTOR_BITS)
 
 
 def unseal(section, number, sector):
@@ -334,8 +401,8 @@ def unseal(section, number, sector):
     return int.from_bytes(sector[:496], "little")
 
 
-class Bitmap:
-    """An allocation section. One page of it is kept in memory (LIM-02)."""
+class Bits:
+    """The bits of a section. One page of it is kept in memory (LIM-02)."""
 
     def __init__(self, file, section):
         self.file, self.section = file, section
@@ -360,7 +427,7 @@ class Bitmap:
         state = "bad"
         if bits == 0:                                                   # and so are all sectors in a hole behind it
             state, base = "absent", self.section.offset
-            sectors = (self.file.next_data(base + (number + 1) * SECTOR) - base) // SECTOR
+            sectors = (self.file.next_data(base + (number + 1) * SECTOR) - base) // PAGE * 8
             count = max(sectors, number + 1) * SECTOR_BITS - bit
         elif bits is not None:
             bits >>= place
@@ -368,6 +435,76 @@ class Bitmap:
             others = bits ^ ((1 << count) - 1) if bits & 1 else bits    # ones where the state is another
             count = (others & -others).bit_length() - 1 if others else count
         return state, min((bit + count) << self.section.shift, end)
+
+
+# What a dirty bitmap tells of a disk (bitmaps.md): `dirty` are the stretches [start, end), each as long as possible.
+Told = namedtuple("Told", "name state granularity since trust dirty")
+
+
+def dirty_bits(file, section, size):
+    """Yield the stretches of a disk of `size` bytes that are dirty by the bits of a section (BMP-05)."""
+    bits, granule, at = Bits(file, section), 1 << section.shift, 0
+    reached = size if size <= section.covered else section.covered // granule * granule
+    while at < reached:
+        state, stop = bits.run(at, reached)
+        if state != "absent":
+            yield at, stop
+        at = stop
+    yield reached, size
+
+
+def intended(file, header, dirty_section):
+    """Yield the stretches that intents make dirty in a recording bitmap (INT-02)."""
+    unclean, granule = header.state == WRITING, 1 << dirty_section.shift
+    section = next((section for section in header.records[SECTION] if section.kind == INTENT), None)
+    if section and bit_count(section) > 65536:
+        section = None                                  # none of its sectors is read
+    bits, at, end = Bits(file, section), 0, bit_count(section) << section.shift if section else 0
+    while at < end:
+        state, stop = bits.run(at, end)
+        if state == "present" or state == "bad" and unclean:
+            yield at // granule * granule, div_up(stop, granule) * granule
+        at = stop
+    covered = section.covered if section else 0
+    if unclean and covered < dirty_section.covered:
+        yield covered // granule * granule, 1 << 64
+
+
+def united(stretches, size):
+    """Return what the stretches make up of a disk, in order, each as long as possible."""
+    result = []
+    for start, end in sorted((start, min(end, size)) for start, end in stretches):
+        if start < end and result and start <= result[-1][1]:
+            result[-1] = result[-1][0], max(end, result[-1][1])
+        elif start < end:
+            result.append((start, end))
+    return result
+
+
+def told(file, header, size, distrusted):
+    """Yield what each bitmap of a file tells of a disk of `size` bytes; `distrusted`: it changed behind their backs."""
+    records, _ = header.bitmaps()
+
+    def trust(record):
+        if record.epoch == header.epoch and not distrusted:
+            return "valid"
+        return "stale" if record.state == RECORDING else "missed_writes"                    # BMP-06, BMP-07
+
+    def dirty(record):
+        section = header.section_of(record)
+        yield from dirty_bits(file, section, size)
+        if record.state == RECORDING:
+            yield from intended(file, header, section)
+
+    for record in records:
+        parts = [part for part in records if part.name == record.name]
+        frozen = [part for part in parts if part.state == FROZEN]
+        if frozen and record is not frozen[0]:
+            continue                                    # a successor, which is told of with the frozen one (BMP-08)
+        trusts = [trust(part) for part in parts if part.state != FROZEN] or ["stale"]
+        stretches = [(0, size)] if trusts == ["stale"] else itertools.chain(*map(dirty, parts))
+        yield Told(record.name.decode(), BITMAP_STATES[record.state], 1 << header.section_of(record).shift,
+                   printed(record.since), trusts[0], united(stretches, size))
 
 
 # Bytes [start, end) of the disk: "data" of the layer, "zero" (no layer), or "unreadable" in the layer.
@@ -384,7 +521,7 @@ class Layer:
         self.size = header.virtual_size if header else file.length
         self.data_offset = header.data_offset if header else 0
         self.link = header.first(PARENT) if header else None
-        self.bitmap = Bitmap(file, header.allocation()) if header and header.allocation() else None
+        self.bitmap = Bits(file, header.allocation()) if header and header.allocation() else None
         self.parent = None
 
     def extents(self, start, end):
@@ -507,17 +644,21 @@ def named_parents(paths):
 class Disk(ExitStack):
     """A chain, open for reading. `policy(link, child)` gives the path of a parent, or None to refuse it (CHN-01).
 
-    `override` names those of the rules CHN-03, CHN-04 and CHN-06 that shall not keep the chain from opening.
+    `override` names those of the rules CHN-03, CHN-04 and CHN-06 that shall not keep the chain from opening. `beside` is
+    a sidecar that has bitmaps of the top.
     """
 
-    def __init__(self, path, policy=given_parents(()), volume=None, override=(), max_depth=64):
+    def __init__(self, path, policy=given_parents(()), volume=None, override=(), max_depth=64, beside=None):
         super().__init__()
         self.layers, self.identities, self.max_depth = [], set(), max_depth
+        self.trackers = []                              # files with bitmaps of the top: file, header, distrusted
         self.override = {"CHN-03", "CHN-04", "CHN-06"}.intersection(override)
         try:
             self._open_top(path, volume)
             while self.layers[-1].link:
                 self._open_parent(self.layers[-1], policy)
+            if beside is not None:
+                self._open_beside(beside)
         except BaseException:
             self.close()
             raise
@@ -540,10 +681,21 @@ class Disk(ExitStack):
         volume = self._open(volume_path) if volume_path is not None else None
         self._refuse_if(header.kind == SIDECAR and not volume, "SID-07", f"{path} is a sidecar: no disk by itself")
         self._refuse_if(header.kind == IMAGE and volume, "SID-05", f"{path} is an image, and needs no volume")
+        self._refuse_if(volume and header.first(HOST).format != RAW, "SID-05", f"{path} is the sidecar of an image")
         self._refuse_if(volume and volume.length < header.first(HOST).length, "SID-02", f"{volume_path} is too short")
         self._refuse_if(header.first(MERGE_MARK), "CHN-04", f"{path} is being merged into")
         self._refuse_if(header.first(COPY_MARK), "CHN-06", f"{path} is not a whole copy yet")
         self.layers.append(Layer(file, header, volume, unverified=volume is not None))      # CHN-09
+        former = header.first(HOST).former if volume and header.state == CLOSED else NIL
+        self.trackers.append((file, header, former not in (NIL, volume and volume.fingerprint())))      # EPO-07
+
+    def _open_beside(self, path):
+        file, image = self._open(path), self.layers[0].header
+        header = right_header(file)
+        host = header.first(HOST)
+        self._refuse_if(not host or host.format != LVD, "SID-05", f"{path} is not the sidecar of an image")
+        self._refuse_if(header.uuid != image.uuid, "EPO-04", f"{path} is the sidecar of another image")
+        self.trackers.append((file, header, image.epoch not in (header.epoch, host.former)))
 
     def _open_parent(self, child, policy):
         link, path = child.link, policy(child.link, child)
@@ -575,6 +727,15 @@ class Disk(ExitStack):
         else:
             self._refuse_if(header.epoch != link.epoch, "CHN-03", f"{path} has changed since the link was made")
         self._refuse_if(header.first(COPY_MARK), "CHN-06", f"{path} is not a whole copy yet")
+
+    def bitmaps(self):
+        """Yield what the dirty bitmaps of the top tell, those beside it too."""
+        for file, header, distrusted in self.trackers:
+            yield from told(file, header, self.size, distrusted)
+
+    def no_bitmaps(self):
+        """Return name and broken rule of the records that are no bitmaps."""
+        return [none for _, header, _ in self.trackers for none in header.bitmaps()[1]]
 
     def extents(self):
         """Yield the extents of the whole disk, each as long as possible."""
@@ -648,6 +809,15 @@ def layer_as_json(layer):
     return answer
 
 
+def dirty(args):
+    """Say what the dirty bitmaps tell."""
+    with Disk(args.file, given_parents(args.parent), args.volume, args.override, beside=args.beside) as disk:
+        bitmaps = [bitmap._asdict() for bitmap in disk.bitmaps()]
+        none = [{"name": name, "rule": rule} for name, rule in disk.no_bitmaps()]
+        point = disk.layers[0].header.point()
+    return {"result": "ok", "bitmaps": bitmaps, "no_bitmaps": none, "point": point and as_json(point)}
+
+
 def check(args):
     """Report all rules that a file breaks, and each bad sector that holds bits of the disk (PAG-07)."""
     with ExitStack() as files:
@@ -673,14 +843,18 @@ def bad_sectors(file, section):
 def main():
     parser = argparse.ArgumentParser(description="Read LVD virtual disks.")
     commands = parser.add_subparsers(required=True)
-    for command, description in ((info, "print the header"), (read, "write the disk to a file"), (check, "find flaws")):
+    for command, description in ((info, "print the header"), (read, "write the disk to a file"),
+                                 (dirty, "say what the dirty bitmaps tell"), (check, "find flaws")):
         options = commands.add_parser(command.__name__, help=description)
         options.add_argument("file", metavar="FILE")
         options.set_defaults(command=command)
-        if command is read:
+        if command in (read, dirty):
             options.add_argument("--parent", metavar="FILE", action="append", default=[])
             options.add_argument("--volume", metavar="FILE")
             options.add_argument("--override", metavar="RULE", action="append", default=[])
+        if command is dirty:
+            options.add_argument("--beside", metavar="FILE")
+        if command is read:
             options.add_argument("-o", "--output", metavar="OUT", required=True)
     args = parser.parse_args()
     try:

@@ -120,6 +120,21 @@ def compare_disk(disk, expected, folder):
             yield "content differs from the hash"
 
 
+def compare_bitmaps(disk, case):
+    """Yield what the bitmaps tell otherwise than the case says; the order in which they are told of is free."""
+    by_name = lambda bitmaps: {bitmap["name"]: bitmap for bitmap in bitmaps}
+    stretches = lambda bitmap: [[start, end - start] for start, end in bitmap.dirty]
+    found = by_name(bitmap._asdict() | {"dirty": stretches(bitmap)} for bitmap in disk.bitmaps())
+    if found != by_name(case.get("bitmaps", ())):
+        yield f"bitmaps {found}, expected {case.get('bitmaps')}"
+    none = sorted(disk.no_bitmaps())
+    if none != sorted((none["name"], none["broken"]) for none in case.get("no_bitmaps", ())):
+        yield f"no bitmaps {none}, expected {case.get('no_bitmaps')}"
+    point = disk.layers[0].header.point()
+    if (point and reader.as_json(point)) != case.get("point"):
+        yield f"backup point {point}, expected {case.get('point')}"
+
+
 def header_in(path):
     file = reader.File(str(path))
     try:
@@ -167,15 +182,17 @@ def run_case(case, folder, target, before=None):
     override = ["CHN-04", "CHN-06"] * case.get("ignore_marks", False) + ["CHN-03"] * case.get("trust_links", False)
     parents = [str(target / name) for name in case.get("parents", ())]
     volume = str(target / case["volume"]) if "volume" in case else None
-    path = str(target / case["open"])
+    beside = str(target / case["beside"]) if "beside" in case else None
+    path, depth = str(target / case["open"]), case.get("depth", 64)
     try:
-        with reader.Disk(path, reader.given_parents(parents), volume, override, case.get("depth", 64)) as disk:
+        with reader.Disk(path, reader.given_parents(parents), volume, override, depth, beside) as disk:
             bad = next((extent.layer for extent in disk.extents() if extent.kind == "unreadable"), None)
             result, rule = ("damaged", bad.bad_rule) if bad else ("valid", None)
             if "header" in case and header_of(disk) != case["header"]:
                 yield f"header {header_of(disk)}, expected {case['header']}"
             if "disk" in case:
                 yield from compare_disk(disk, case["disk"], folder)
+            yield from compare_bitmaps(disk, case)
             if before and "after" in case:
                 yield from compare_after(case, disk.layers[0].header, before / case["open"])
     except reader.Refusal as flaw:

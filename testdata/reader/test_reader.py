@@ -48,8 +48,12 @@ def copymark(group=bytes(16)):
     return record(4, struct.pack("<16s16s", group, bytes(16)))
 
 
-def host(length, fmt=2):
-    return record(5, struct.pack("<I4sQ16s", fmt, bytes(4), length, bytes(16)))
+def host(length, fmt=2, former=bytes(16)):
+    return record(5, struct.pack("<I4sQ16s", fmt, bytes(4), length, former))
+
+
+def bitmap(name, sid, state=1, since=U(90), epoch=U(2), flags=0, res=bytes(12)):
+    return record(6, struct.pack("<16s16s16sHH12s", sid, since, epoch, state, len(name), res) + name, flags)
 
 
 def header(size, records=(), kind=1, state=0, seq=1, uuid=U(1), epoch=U(2), data=131072, incompat=0, ro=0, compat=0,
@@ -437,9 +441,75 @@ class Chains(Case):
         self.fails("SID-07", sidecar(9999, 10000), base, result="refused")
         self.fails("SID-02", sidecar(9999, 10001), base, volume=volume)
         self.fails("SID-04", sidecar(9999, 9998), base, volume=volume)
-        self.fails("SID-03", sidecar(9999, 9999, 1), base, volume=volume, result="unsupported")
+        self.fails("SID-03", sidecar(9999, 9999, 3), base, volume=volume, result="unsupported")
+        self.fails("SEC-09", sidecar(9999, 9999, 1), base, volume=volume)
+        self.fails("SID-05", sidecar(9999, 9999, 1, sec=False), volume=volume, result="refused")
         self.fails("CHN-02", sidecar(9999, 10000), volume, volume=volume)
         self.fails("SID-05", self.complete(b"x"), volume=volume)
+
+    def bitmaps(self, path, **kw):
+        with reader.Disk(path, **kw) as disk:
+            return {told.name: (told.state, told.trust, told.dirty) for told in disk.bitmaps()}, disk.no_bitmaps()
+
+    def test_bitmaps(self):
+        dirty = lambda n, **kw: section(U(n), 131072 + 4096 * n, 4096, kw.pop("covered", 20000), kind=2, flags=0, **kw)
+        bits = lambda n, marks: (131072 + 4096 * n, sectors(U(n), marks))
+        def told(*records, state=0, parts=(), size=20000, length=1 << 19, **kw):
+            kw = {"data": 1 << 18, "state": state, "records": records, **kw}
+            return self.bitmaps(self.build(header(size, **kw), parts=parts, length=length))
+        parts = [bits(3, {0, 4}), bits(4, {2})]
+        one = lambda trust, dirty, state="recording": ({"a": (state, trust, dirty)}, [])
+        ends, rest = [(0, 4096), (16384, 20000)], [(0, 20000)]
+        self.assertEqual(told(dirty(3), bitmap(b"a", U(3)), parts=parts), one("valid", ends))
+        self.assertEqual(told(dirty(3), bitmap(b"a", U(3), epoch=U(7)), parts=parts), one("stale", rest))
+        self.assertEqual(told(dirty(3), bitmap(b"a", U(3), 0), parts=parts), one("valid", ends, "disabled"))
+        self.assertEqual(told(dirty(3), bitmap(b"a", U(3), 0, epoch=U(7)), parts=parts),
+                         one("missed_writes", ends, "disabled"))
+        self.assertEqual(told(dirty(3), bitmap(b"a", U(3), 2), parts=parts), one("stale", rest, "frozen"))
+        both = [dirty(3), dirty(4), bitmap(b"a", U(3), 2), bitmap(b"a", U(4))]
+        self.assertEqual(told(*both, parts=parts), one("valid", [(0, 4096), (8192, 12288), (16384, 20000)], "frozen"))
+        self.assertEqual(told(dirty(3, covered=9000), bitmap(b"a", U(3)), parts=[bits(3, {1})]),
+                         one("valid", [(4096, 20000)]))
+        self.assertEqual(told(dirty(3), bitmap(b"a", U(3)), state=2), one("valid", rest))
+        self.assertEqual(told(dirty(3), bitmap(b"a", U(3)), state=1), one("valid", []))
+        intent = section(U(5), 131072 + 4096 * 5, 4096, 20000, kind=3, flags=0, shift=13)
+        unclean = [dirty(3), intent, bitmap(b"a", U(3))]
+        self.assertEqual(told(*unclean, state=2, parts=[bits(3, {0}), bits(5, {1})]),
+                         one("valid", [(0, 4096), (8192, 16384)]))
+        self.assertEqual(told(*unclean, state=2, parts=[(131072 + 4096 * 5, b"x")]), one("valid", rest))
+        self.assertEqual(told(*unclean, parts=[(131072 + 4096 * 5, b"x")]), one("valid", []))
+        for rule, flaw in (("BMP-02", bitmap(b"b", U(3), 3)), ("BMP-02", bitmap(b"b", U(3), res=b"\1" * 12)),
+                           ("BMP-02", bitmap(b"b", U(3), since=bytes(16))), ("BMP-02", record(6, b"", 0)),
+                           ("BMP-03", bitmap(b"", U(3))), ("BMP-03", bitmap(b"b\0", U(3))),
+                           ("BMP-03", bitmap(b"\xff", U(3))), ("BMP-03", bitmap(b"a", U(3))),
+                           ("BMP-04", bitmap(b"b", U(4))), ("BMP-04", bitmap(b"b", U(9)))):
+            found, none = told(dirty(3), dirty(4), bitmap(b"a", U(4)), flaw, parts=parts)
+            self.assertEqual((list(found), [broken for _, broken in none]), (["a"], [rule]))
+        self.fails_header("REC-03", "unsupported", records=[bitmap(b"a", U(3), flags=1)])
+
+    def test_beside(self):
+        record = [section(U(3), 131072, 4096, 8192, kind=2, flags=0)]
+        def sidecar(host, **kw):
+            return self.build(header(8192, record + [host, bitmap(b"a", U(3))], kind=2, data=0, **kw),
+                              parts=[(131072, sectors(U(3), {1}))], length=135168)
+        trust = lambda *args, **kw: [trust for _, trust, _ in self.bitmaps(*args, **kw)[0].values()]
+        volume = self.raw(bytes(8192))
+        status = os.stat(volume)
+        right, wrong = struct.pack("<QQ", status.st_mtime_ns, status.st_ino), U(255)
+        self.assertEqual(trust(sidecar(host(8192)), volume=volume), ["valid"])
+        self.assertEqual(trust(sidecar(host(8192, former=right)), volume=volume), ["valid"])
+        self.assertEqual(trust(sidecar(host(8192, former=wrong)), volume=volume), ["stale"])
+        self.assertEqual(trust(sidecar(host(8192, former=wrong), state=2), volume=volume), ["valid"])
+        image = lambda epoch: self.complete(bytes(8192), epoch=epoch)
+        beside = lambda *args, **kw: sidecar(host(8192, 1, *args), **kw)
+        self.assertEqual(trust(image(U(2)), beside=beside()), ["valid"])
+        self.assertEqual(trust(image(U(7)), beside=beside(U(7))), ["valid"])
+        self.assertEqual(trust(image(U(7)), beside=beside(U(8))), ["stale"])
+        self.fails("EPO-04", image(U(2)), result="refused", beside=beside(uuid=U(99)))
+        self.fails("SID-05", image(U(2)), result="refused", beside=sidecar(host(8192)))
+        self.fails("SID-05", image(U(2)), result="refused", beside=image(U(2)))
+        code, answer = self.cli("dirty", image(U(2)), "--beside", beside())
+        self.assertEqual((code, answer["bitmaps"][0]["dirty"]), (0, [[4096, 8192]]))
 
     def test_locks(self):
         path = self.complete(b"hello")

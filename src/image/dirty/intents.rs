@@ -45,38 +45,23 @@ struct State {
 }
 
 impl Intents {
-    /// Reads the section; what is bad counts as set (INT-02). Nothing in it is a hit: what a reader finds may be in the page
-    /// cache alone.
-    pub(super) fn read(file: Arc<dyn Storage>, section: Section) -> Intents {
-        let pages = (0..section.pages()).map(|index| read_page(&*file, &section, index).with_bad_set()).collect();
+    /// Reads the section, and returns with it the stretches of the disk, in bytes, that its intents touch. What is bad is
+    /// one of them only in an unclean file (INT-02); written back, it is set. Nothing in the section is a hit: what a
+    /// reader finds may be in the page cache alone.
+    pub(super) fn read(file: Arc<dyn Storage>, section: Section, unclean: bool) -> (Intents, Vec<Range<u64>>) {
+        let pages: Vec<Page> = (0..section.pages()).map(|index| read_page(&*file, &section, index)).collect();
+        let sound = set_regions(&section, &pages);
+        let pages: Vec<Page> = pages.into_iter().map(Page::with_bad_set).collect();
+        let found = stretches(&section, if unclean { set_regions(&section, &pages) } else { sound });
         let words = section.bits().div_ceil(64);
         let zeros = || (0..words).map(|_| AtomicU64::new(0)).collect();
         let state = State { pages, busy: false, started: 0, done: 0, last: 0, ahead: 1, scattered: 0 };
-        Intents { file, section, hits: zeros(), used: zeros(), state: Mutex::new(state), ended: Condvar::new() }
-    }
-
-    /// The stretches of the disk, in bytes, that intents touch.
-    pub(super) fn found(&self) -> Vec<Range<u64>> {
-        let state = lock(&self.state);
-        let mut found: Vec<Range<u64>> = Vec::new();
-        for at in self.set_regions(&state) {
-            let bytes = self.bytes(at);
-            match found.last_mut() {
-                Some(last) if last.end == bytes.start => last.end = bytes.end,
-                _ => found.push(bytes),
-            }
-        }
-        found
+        let (hits, used, ended) = (zeros(), zeros(), Condvar::new());
+        (Intents { file, section, hits, used, state: Mutex::new(state), ended }, found)
     }
 
     fn set_regions(&self, state: &State) -> Vec<u64> {
-        (0..self.section.bits())
-            .filter(|at| state.pages[(at / BITS_PER_PAGE) as usize].get(at % BITS_PER_PAGE))
-            .collect()
-    }
-
-    fn bytes(&self, region: u64) -> Range<u64> {
-        region * self.section.granule()..(region + 1).saturating_mul(self.section.granule())
+        set_regions(&self.section, &state.pages)
     }
 
     fn regions(&self, range: &Range<u64>) -> Range<u64> {
@@ -205,6 +190,24 @@ impl State {
         // No sector is bad any more.
         let _ = self.pages[(region / BITS_PER_PAGE) as usize].clear_range(bit..bit + 1);
     }
+}
+
+/// The regions whose bits are set.
+fn set_regions(section: &Section, pages: &[Page]) -> Vec<u64> {
+    (0..section.bits()).filter(|at| pages[(at / BITS_PER_PAGE) as usize].get(at % BITS_PER_PAGE)).collect()
+}
+
+/// The bytes of `regions`; those that follow each other are one stretch.
+fn stretches(section: &Section, regions: Vec<u64>) -> Vec<Range<u64>> {
+    let mut found: Vec<Range<u64>> = Vec::new();
+    for region in regions {
+        let bytes = region * section.granule()..(region + 1).saturating_mul(section.granule());
+        match found.last_mut() {
+            Some(last) if last.end == bytes.start => last.end = bytes.end,
+            _ => found.push(bytes),
+        }
+    }
+    found
 }
 
 fn is_set(words: &[AtomicU64], region: u64) -> bool {

@@ -98,7 +98,7 @@ impl Bitmaps {
         let tracked = |bitmap: &Bitmap| {
             let section = header.sections.iter().find(|section| section.id == bitmap.section)?;
             let trust = match bitmap.state {
-                BitmapState::Disabled if distrust => Trust::MissedWrites,
+                BitmapState::Disabled if distrust || bitmap.epoch != header.epoch => Trust::MissedWrites,
                 BitmapState::Recording if distrust || bitmap.epoch != header.epoch => Trust::Stale,
                 _ => Trust::Valid,
             };
@@ -108,7 +108,7 @@ impl Bitmaps {
         Bitmaps {
             file: file.clone(),
             list: header.bitmaps.iter().filter_map(tracked).collect(),
-            section: header.section(SectionKind::Intent).copied(),
+            section: header.intents().copied(),
             shape: shape(header),
             unclean: header.state == State::Writing,
             intents: OnceLock::new(),
@@ -134,15 +134,17 @@ impl Bitmaps {
         }
         let _one = lock(&self.beginning);
         let read = || {
-            let intents = self.section.map(|section| Intents::read(self.file.clone(), section));
-            let mut found = intents.as_ref().map(Intents::found).unwrap_or_default();
-            if self.unclean {
-                // Past the end of what intents can say, they count as set.
-                found.push(self.section.map_or(0, |section| section.covered)..u64::MAX);
-            }
+            let read = self.section.map(|section| Intents::read(self.file.clone(), section, self.unclean));
+            let (intents, found) = read.unzip();
             if !skipped(Step::FoldFound) {
-                let recording = || self.list.iter().filter(|bitmap| bitmap.records());
-                found.iter().for_each(|range| recording().for_each(|bitmap| bitmap.bits.mark(range)));
+                let end = self.section.map_or(0, |section| section.covered);
+                for Tracked { bits, .. } in self.list.iter().filter(|bitmap| bitmap.records()) {
+                    found.iter().flatten().for_each(|range| bits.mark(range));
+                    // Past the end of what intents can say, they count as set.
+                    if self.unclean && end < bits.section().covered {
+                        bits.mark(&(end..u64::MAX));
+                    }
+                }
             }
             intents
         };

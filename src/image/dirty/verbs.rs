@@ -4,16 +4,14 @@ use super::super::{Image, Layout};
 use super::{BitmapInfo, Trust};
 use crate::error::{Error, Result};
 use crate::format::{Bitmap, BitmapState, Header, Section, SectionKind, State, Uuid};
-use crate::limits::{GRANULARITY_SHIFTS, MAX_SECTIONS, SLOT_SIZE};
+use crate::limits::{GRANULARITY_SHIFTS, MAX_INTENTS, MAX_SECTIONS, SLOT_SIZE};
 use crate::sync::{read, write};
 use std::ops::Range;
 
-/// The smallest regions of intents, and the largest of disks that are not larger than [`MOST_REGIONS`] of them.
+/// The smallest regions of intents, and the largest of disks that are not larger than [`MAX_INTENTS`] of them.
 const REGION_SHIFTS: std::ops::RangeInclusive<u8> = 16..=24;
 /// Regions of a disk, unless they would be larger than 16 MiB.
 const FEW_REGIONS: u64 = 4096;
-/// Regions of a disk at most.
-const MOST_REGIONS: u64 = 65536;
 
 /// What a new bitmap is to be.
 #[derive(Debug, Clone, Copy)]
@@ -456,7 +454,7 @@ impl Image {
 
     /// Gives the file an intent section that reaches as far as its bitmaps do. No intent is set at this moment.
     fn reach(&self, layout: &Layout, draft: &mut Draft) -> Result<()> {
-        if draft.header.section(SectionKind::Intent).is_some_and(|intents| intents.covered >= layout.size) {
+        if draft.header.intents().is_some_and(|intents| intents.covered >= layout.size) {
             return Ok(());
         }
         draft.header.sections.retain(|section| section.kind != SectionKind::Intent);
@@ -474,5 +472,5 @@ impl Draft {
 fn region_shift(size: u64) -> u8 {
     let fits = |shift: u8, most: u64| size.div_ceil(1 << shift) <= most;
     let few = REGION_SHIFTS.into_iter().find(|&shift| fits(shift, FEW_REGIONS));
-    few.or_else(|| (24..48).find(|&shift| fits(shift, MOST_REGIONS))).unwrap_or(48)
+    few.or_else(|| (24..48).find(|&shift| fits(shift, MAX_INTENTS))).unwrap_or(48)
 }

@@ -7,15 +7,21 @@ pub use describe::{bases, expand, pack};
 use crate::chain::RawDevice;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::{BITS_PER_SECTOR, Header, Kind, RawRecord, SectorState, State, check_sector};
-use crate::image::{Image, OpenOptions};
+use crate::format::{
+    BITS_PER_SECTOR, BitmapState, Header, Kind, RawRecord, SectorState, State, Uuid, check_sector, choose,
+};
+use crate::image::{Image, OpenOptions, Trust};
 use crate::limits::SECTOR_SIZE;
 use crate::storage::{MemoryStorage, Storage};
 use crate::testing::host::SimHost;
 use describe::{get, put, read_slots};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+// Types of records.
+const BITMAP: u16 = 6;
+const POINT: u16 = 7;
 /// A disk with more blocks is not walked from end to end.
 const MOST_BLOCKS: u64 = 1 << 20;
 /// Bytes that are looked at in one place.
@@ -34,7 +40,13 @@ pub fn open(input: &[u8]) {
     };
     let canonical = chosen.header.encode().expect("what was accepted can be written");
     let length = u32::from_le_bytes([canonical[12], canonical[13], canonical[14], canonical[15]]) as usize;
-    assert_eq!(canonical[..length], chosen.bytes[..length], "one header has one form");
+    if chosen.header.unknown.iter().any(|record| [BITMAP, POINT].contains(&record.record_type)) {
+        // Those that are none move behind those that are some.
+        let again = choose(&canonical, &canonical).expect("what was written can be read");
+        assert_eq!(again.header, chosen.header, "what was written says the same");
+    } else {
+        assert_eq!(canonical[..length], chosen.bytes[..length], "one header has one form");
+    }
     let subject = Subject::new(file, chosen.header, &places);
     if let Ok(image) = subject.open(false) {
         subject.examine(&image);
@@ -105,6 +117,20 @@ impl Subject {
             assert!(extent.range.end <= image.size() && (extent.range.end > at || at == image.size()));
             at = extent.range.end;
         }
+        self.examine_bitmaps(image);
+    }
+
+    /// The bitmaps tell something of all of the disk.
+    fn examine_bitmaps(&self, image: &Image) {
+        for info in image.bitmaps().iter().filter(|info| info.broken.is_none()) {
+            let mut at = 0;
+            for _ in 0..64 {
+                let (dirty, end) = image.bitmap_run(&info.name, at, image.size()).expect("memory is read");
+                assert!(end <= image.size() && (end > at || at == image.size()));
+                assert!(dirty || at == image.size() || info.trust != Trust::Stale);
+                at = end;
+            }
+        }
     }
 
     /// The bytes of `range` by the words of the specification alone; `None` where a seal is broken (PAG-04).
@@ -140,7 +166,7 @@ impl Subject {
     /// Writes to it, closes it, and looks again.
     fn change(mut self) {
         let Ok(image) = self.open(true) else { return };
-        let kept = self.strange();
+        let (kept, stale) = (self.strange(), stale(&image));
         let mut expected: Vec<_> = self.probes.iter().map(|probe| read(&image, probe).ok()).collect();
         // The last sequence numbers leave no room for another header.
         let last = self.header.sequence >= (1 << 63) - 8;
@@ -170,6 +196,7 @@ impl Subject {
         self.header = read_slots(&self.file).expect("a changed file has a header").header;
         assert_eq!(self.strange(), kept, "what is not known is kept");
         let image = self.open(false).expect("a changed file opens");
+        assert!(stale.is_subset(&self::stale(&image)), "a stale bitmap stays stale");
         self.examine(&image);
         if done && closed.is_ok() {
             let again: Vec<_> = self.probes.iter().map(|probe| read(&image, probe).ok()).collect();
@@ -179,9 +206,16 @@ impl Subject {
 
     /// What a writer must not touch: unknown records, features, sections it does not use, and their bytes.
     fn strange(&self) -> Header {
-        let own = self.header.allocation().map(|section| section.id);
         let mut header = self.header.clone();
-        header.sections.retain(|section| Some(section.id) != own);
+        let mut own: Vec<Uuid> = header.allocation().into_iter().chain(header.intents()).map(|s| s.id).collect();
+        for bitmap in header.bitmaps.iter_mut().filter(|bitmap| bitmap.state == BitmapState::Recording) {
+            own.push(bitmap.section);
+            bitmap.epoch = Uuid::NIL;
+        }
+        if let Some(host) = &mut header.host {
+            host.former = Uuid::NIL;
+        }
+        header.sections.retain(|section| !own.contains(&section.id));
         for section in &header.sections {
             for &place in self.places.iter().filter(|place| section.range().contains(place)) {
                 let record = get(&self.file, place..place + SECTOR_SIZE);
@@ -201,6 +235,11 @@ fn probes(header: &Header, visible: u64, places: &[u64]) -> Vec<Range<u64>> {
     let pieces = places.iter().filter_map(|place| place.checked_sub(header.data_offset)).take(8);
     let starts = pieces.chain(ends).chain(meet).filter(|&start| start < size);
     starts.map(|start| start..size.min(start.saturating_add(PROBE))).collect()
+}
+
+/// The names of the bitmaps that are not to be trusted.
+fn stale(image: &Image) -> BTreeSet<String> {
+    image.bitmaps().into_iter().filter(|info| info.trust == Trust::Stale).map(|info| info.name).collect()
 }
 
 fn read(image: &Image, range: &Range<u64>) -> Result<Vec<u8>> {

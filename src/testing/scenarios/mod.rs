@@ -57,12 +57,11 @@ pub const ALL: &[&Scenario] = &[
     &live::SNAPSHOT,
     &live::STREAM,
     &live::MERGE_BELOW,
-    &live::MERGE_ACTIVE,
     &live::MIRROR_ABANDON,
 ];
 
-/// Two more that take minutes.
-pub const LONG: &[&Scenario] = &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT];
+/// Three more that take minutes.
+pub const LONG: &[&Scenario] = &[&live::MERGE_ACTIVE, &live::MIRROR_PIVOT, &live::MIRROR_SPLIT];
 
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
 pub const LIFE: Scenario = Scenario { name: "a life", setup: bitmaps::overlay, body: |_| Ok(()), recover: |_| Ok(()) };

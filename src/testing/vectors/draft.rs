@@ -14,6 +14,8 @@ pub(super) const PARENT: u16 = 2;
 pub(super) const MERGE_MARK: u16 = 3;
 pub(super) const COPY_MARK: u16 = 4;
 pub(super) const HOST: u16 = 5;
+pub(super) const BITMAP: u16 = 6;
+pub(super) const POINT: u16 = 7;
 
 /// The parts of a header.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@
 //! | [`pag`] | sealed sectors, whole and damaged |
 //! | [`alc`] | what a reader reads; geometry and limits |
 //! | [`sid`] | a sidecar and its volume |
+//! | [`bmp`], [`int`], [`epo`] | dirty bitmaps; intents; bitmaps beside volumes and images |
 //! | [`chn`], [`link`] | parents, visible lengths, depth; identities and marks |
 //! | [`qed`] | parents in the format QED |
 //! | [`crash`] | what a crash leaves |
@@ -18,11 +19,15 @@
 //! | [`made`] | what this writer does |
 
 mod alc;
+mod bmp;
 mod chn;
 mod crash;
+mod dirty;
 mod draft;
+mod epo;
 mod hdr;
 mod host;
+mod int;
 mod job;
 mod link;
 mod made;
@@ -61,6 +66,9 @@ pub fn all() -> Vec<Vector> {
         pag::all,
         alc::all,
         sid::all,
+        bmp::all,
+        int::all,
+        epo::all,
         chn::all,
         link::all,
         qed::all,

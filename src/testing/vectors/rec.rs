@@ -361,8 +361,10 @@ fn kept() -> Vec<Vector> {
             "Unknown records that are not required, one type twice, odd lengths.",
             &[V::RequiredRecord, V::RecordPadding],
             &mut image,
-        ),
-        opens("rec-unknown-in_overlay", "The same behind an allocation section.", &[V::RequiredRecord], &mut overlay),
+        )
+        .no_bitmap("", V::BitmapRecord),
+        opens("rec-unknown-in_overlay", "The same behind an allocation section.", &[V::RequiredRecord], &mut overlay)
+            .no_bitmap("", V::BitmapRecord),
         opens(
             "rec-unknown-type_0",
             "A record of type 0 is one that nobody knows: eight bytes of zeros.",

@@ -5,12 +5,14 @@ use super::made::content;
 use super::maker::{facts, mark};
 use super::script::play;
 use super::sparse::Sparse;
-use super::vector::{After, Case, Disk, File, Flag, Held, Stretch, Vector, Verdict};
+use super::vector::{
+    After, BitmapFacts, Case, Disk, File, Flag, Held, NoBitmap, PointFacts, Stretch, Trusted, Vector, Verdict,
+};
 use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::format::Header;
-use crate::image::Image;
+use crate::format::{Header, Point};
+use crate::image::{BitmapInfo, Image, OpenOptions, Trust};
 use crate::storage::{Host, MemoryStorage, ReadOnly, Storage};
 use crate::sync::Arc;
 use crate::violation::Violation;
@@ -109,14 +111,19 @@ impl Files {
             ignore_marks: case.ignore_marks,
             ..options
         };
-        match &case.volume {
+        let chain = match &case.volume {
             _ if case.raw => Chain::open_raw(self.open(&case.open)?, self.host.clone(), &options),
             Some(volume) => {
                 let (file, volume) = (self.open(&case.open)?, self.open(volume)?);
                 Chain::open_sidecar(file, volume, self.host.clone(), &self.policy(&case.parents)?, &options)
             }
             None => self.chain(&case.open, &case.parents, &options),
+        }?;
+        if let Some(beside) = &case.beside {
+            let (image, how) = (chain.image(0)?, OpenOptions { write: options.write, ..OpenOptions::default() });
+            image.attach(Arc::new(Image::open_beside(self.open(beside)?, image, self.host.clone(), &how)?))?;
         }
+        Ok(chain)
     }
 }
 
@@ -177,6 +184,9 @@ fn judge(files: &Files, case: &Case, options: ChainOptions) -> Result<Option<Cha
     }
     if let Some(disk) = &case.disk {
         check_disk(&chain, disk, &case.broken)?;
+    }
+    if !case.raw {
+        check_bitmaps(top(&chain)?, case)?;
     }
     check_findings(&chain, case)?;
     Ok(Some(chain))
@@ -279,6 +289,50 @@ fn check_held(image: &Image, extent: &Stretch) -> Result<(), Mismatch> {
         at = next;
     }
     Ok(())
+}
+
+/// The bitmaps, what is none, and the backup point are as the case says; the order in which they are told of is free.
+fn check_bitmaps(image: &Image, case: &Case) -> Result<(), Mismatch> {
+    let (mut bitmaps, mut none) = (BTreeSet::new(), Vec::new());
+    for BitmapInfo { name, state, since, granularity, trust, broken } in image.bitmaps() {
+        if let Some(rule) = broken {
+            none.push(NoBitmap { name, broken: rule.id().into() });
+            continue;
+        }
+        let trust = match trust {
+            Trust::Valid => Trusted::Valid,
+            Trust::MissedWrites => Trusted::MissedWrites,
+            Trust::Stale => Trusted::Stale,
+        };
+        let dirty = dirty(image, &name).map_err(|error| format!("the bitmap {name:?}: {error}"))?;
+        let (state, since) = (state.to_string(), since.to_string());
+        bitmaps.insert(BitmapFacts { name, state, granularity, since, trust, dirty });
+    }
+    same("what is told of bitmaps", &bitmaps, &case.bitmaps.iter().cloned().collect())?;
+    let mut expected = case.no_bitmaps.clone();
+    none.sort();
+    expected.sort();
+    same("what is no bitmap", &none, &expected)?;
+    let point = image.header().points.first().copied();
+    let point =
+        point.map(|Point { source, point }| PointFacts { source: source.to_string(), point: point.to_string() });
+    same("the backup point", &point, &case.point)
+}
+
+/// The stretches that the bitmap `name` has dirty.
+fn dirty(image: &Image, name: &str) -> Result<Vec<(u64, u64)>, Error> {
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    let mut at = 0;
+    while at < image.size() {
+        let (dirty, end) = image.bitmap_run(name, at, image.size())?;
+        match found.last_mut() {
+            Some((start, length)) if dirty && *start + *length == at => *length = end - *start,
+            _ if dirty => found.push((at, end - at)),
+            _ => {}
+        }
+        at = end;
+    }
+    Ok(found)
 }
 
 /// A check of the layers finds what the case says, and nothing else. A foreign image is not checked.

@@ -60,6 +60,8 @@ fn valid() -> Vec<Vector> {
     let mut shorter = Maker::sidecar("side", 20_480, 12).data(16_384..20_480);
     shorter.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768, former: Uuid::NIL });
     shorter.volume.as_mut().expect("a sidecar has a volume").set_len(32_768);
+    let mut former = side();
+    former.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768, former: Uuid([0xa5; 16]) });
     let mut bad = side();
     bad.finish();
     bad.file.write(bad.sector_at(0) + 7, &[0x55]);
@@ -80,6 +82,12 @@ fn valid() -> Vec<Vector> {
             .file("base.lvd", Role::Parent, lvd.finish()),
         opens("sid-odd_size", "The volume is no multiple of a block.", &[], &mut odd).also(&["ALC-06"]),
         opens("sid-volume-longer", "The volume is longer than the sidecar says.", &[V::HostLength], &mut longer),
+        opens(
+            "sid-host-former",
+            "What bitmaps are bound by is any number; here there are none.",
+            &[V::SidecarHost, V::RecordLength],
+            &mut former,
+        ),
         opens("sid-disk-shorter_than_host", "The disk is shorter than its host.", &[V::HostCovers], &mut shorter),
         opens(
             "sid-complete",
@@ -130,8 +138,15 @@ fn hosts() -> Vec<Vector> {
             d.add(HOST, REQUIRED, &host.payload);
         }),
         fails("sid-host-format_0", "A host without format.", V::HostFormat, Unsupported, |d| d.put_in(HOST, 0, &[0])),
-        fails("sid-host-format_lvd", "A host with a header of its own.", V::HostFormat, Unsupported, |d| {
-            d.put_in(HOST, 0, &[1])
+        fails(
+            "sid-host-lvd_allocation",
+            "A host with a header of its own, and an allocation section: an image holds its own.",
+            V::AllocationHome,
+            Invalid,
+            |d| d.put_in(HOST, 0, &[1]),
+        ),
+        fails("sid-host-format_3", "A format that version 1 does not name.", V::HostFormat, Unsupported, |d| {
+            d.put_in(HOST, 0, &[3])
         }),
         fails("sid-host-format_high", "The format's last byte is set.", V::HostFormat, Unsupported, |d| {
             d.put_in(HOST, 3, &[1])
@@ -161,6 +176,15 @@ fn volumes() -> Vec<Vector> {
             broken: vec!["SID-05".into()],
             ..Case::new(IMAGE, Verdict::Refused, &[])
         });
+    let mut of_image = complete();
+    of_image.header.host = Some(HostRecord { format: HostFormat::Lvd, length: 32_768, former: Uuid::NIL });
+    let mut of_image =
+        opens("sid-host-lvd_volume", "The sidecar of an image is opened together with a volume.", &[], &mut of_image);
+    of_image.cases = vec![Case {
+        volume: Some(VOLUME.into()),
+        broken: vec!["SID-05".into()],
+        ..Case::new(SIDECAR, Verdict::Refused, &[])
+    }];
     let mut short =
         opens("sid-file-short", "The sidecar ends within slot 1, behind its header.", &[V::Slots], &mut complete());
     short.files[0].bytes.set_len(SLOT_SIZE + 4096);
@@ -171,6 +195,7 @@ fn volumes() -> Vec<Vector> {
         with_volume("sid-volume-empty", "The volume is empty.", 0),
         alone.also(&["SID-07"]),
         image,
+        of_image.also(&["SID-05"]),
     ]
 }
 
@@ -202,13 +227,6 @@ fn records() -> Vec<Vector> {
         fails("sid-host-reserved", "A reserved byte of the host record is not zero.", V::RecordLength, Invalid, |d| {
             d.put_in(HOST, 4, &[1])
         }),
-        fails(
-            "sid-host-reserved_last",
-            "The last reserved byte of the host record is not zero.",
-            V::RecordLength,
-            Invalid,
-            |d| d.put_in(HOST, 31, &[1]),
-        ),
         fails("sid-data_offset", "A sidecar has no data area, but a data offset.", V::DataOffset, Invalid, |d| {
             d.put(72, &SLOTS_END.to_le_bytes())
         }),

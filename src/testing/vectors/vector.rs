@@ -35,6 +35,8 @@ pub enum Flag {
     Written,
     /// The result follows from what this implementation documents, not from a MUST of the specification.
     Policy,
+    /// Bits of bitmaps cannot be read: what they speak of counts as dirty.
+    Lost,
     /// Jobs are done: stream, merge, copy, rebase.
     Jobs,
     /// A guest writes while a job goes on.
@@ -103,6 +105,9 @@ pub struct Case {
     /// The volume beside it, if it is a sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+    /// The sidecar that holds bitmaps of it, if it is an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
     /// It is a raw file, whose bytes are the disk.
     #[serde(default, skip_serializing_if = "is_false")]
     pub raw: bool,
@@ -129,6 +134,15 @@ pub struct Case {
     /// Opened: what a guest reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
+    /// Opened: its dirty bitmaps, and those in the sidecar beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bitmaps: Vec<BitmapFacts>,
+    /// Opened: the records that look like bitmaps and are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_bitmaps: Vec<NoBitmap>,
+    /// Opened: the backup point that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<PointFacts>,
     /// Opened: what a guest then does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub then: Vec<Operation>,
@@ -172,6 +186,56 @@ pub struct Facts {
     /// The group of the copy mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_mark: Option<String>,
+}
+
+/// A dirty bitmap; a frozen one and its successor are one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitmapFacts {
+    /// Its name.
+    pub name: String,
+    /// `disabled`, `recording` or `frozen`.
+    pub state: String,
+    /// Bytes of a granule.
+    pub granularity: u64,
+    /// Names the point from which on it tells.
+    pub since: String,
+    /// How far it is to be trusted.
+    pub trust: Trusted,
+    /// The stretches of the disk that are dirty, each as long as can be: offset and length.
+    pub dirty: Vec<(u64, u64)>,
+}
+
+/// How far a bitmap is to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trusted {
+    /// It tells of every change up to now.
+    Valid,
+    /// It was disabled, and tells of no later change.
+    MissedWrites,
+    /// Somebody changed the disk behind its back.
+    Stale,
+}
+
+/// A record that is no bitmap.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoBitmap {
+    /// What follows the first 64 bytes of the record, as text.
+    pub name: String,
+    /// The rule that it breaks.
+    pub broken: String,
+}
+
+/// What a file is a backup of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointFacts {
+    /// The UUID of the disk.
+    pub source: String,
+    /// The `since` of the bitmap that tells of what changed afterwards.
+    pub point: String,
 }
 
 /// A merge mark.
@@ -452,6 +516,12 @@ impl Vector {
         self
     }
 
+    /// Says that the first case finds a record that is no bitmap.
+    pub(super) fn no_bitmap(mut self, name: &str, rule: Violation) -> Vector {
+        self.cases[0].no_bitmaps.push(NoBitmap { name: name.into(), broken: rule.id().into() });
+        self
+    }
+
     /// Adds a case.
     pub(super) fn case(mut self, case: Case) -> Vector {
         self.cases.push(case);
@@ -480,6 +550,7 @@ impl Case {
             open: open.into(),
             parents: Vec::new(),
             volume: None,
+            beside: None,
             raw: false,
             write: false,
             depth: None,
@@ -489,6 +560,9 @@ impl Case {
             broken: ids(broken),
             header: None,
             disk: None,
+            bitmaps: Vec::new(),
+            no_bitmaps: Vec::new(),
+            point: None,
             then: Vec::new(),
             after: None,
             finally: Vec::new(),

@@ -264,7 +264,8 @@ fn kept() -> Vec<Vector> {
             vec![write(0, 4096, 0x44), Close],
             &after,
         )
-        .also(&["HDR-21", "REC-13"]),
+        .also(&["HDR-21", "REC-13", "BMP-01"])
+        .no_bitmap("", V::BitmapRecord),
         mark_kept(),
         bad_sector_kept(),
         bits_past_end(),
