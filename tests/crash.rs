@@ -96,7 +96,7 @@ fn every_step_is_needed() {
 
 /// The first law that breaks on this thread, with the step that it leaves out.
 fn first_finding(_: Step) -> Option<(&'static str, String)> {
-    ALL.iter().find_map(|scenario| {
+    ALL.iter().chain(LONG).find_map(|scenario| {
         let report = catch_unwind(AssertUnwindSafe(|| Explorer::explore(scenario, Limits::SEARCH)));
         match report {
             Ok(report) => {

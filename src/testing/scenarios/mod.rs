@@ -61,7 +61,7 @@ pub const ALL: &[&Scenario] = &[
 ];
 
 /// Three more that take minutes.
-pub const LONG: &[&Scenario] = &[&live::MERGE_ACTIVE, &live::MIRROR_PIVOT, &live::MIRROR_SPLIT];
+pub const LONG: &[&Scenario] = &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MERGE_ACTIVE];
 
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
 pub const LIFE: Scenario = Scenario { name: "a life", setup: bitmaps::overlay, body: |_| Ok(()), recover: |_| Ok(()) };
