@@ -35,9 +35,10 @@ fn link(virtual_size: u64) -> impl Strategy<Value = Parent> {
     })
 }
 
+/// A record of unknown type, or one of a bitmap or point that is too short to be one.
 fn record() -> impl Strategy<Value = RawRecord> {
-    let number = prop_oneof![Just(0u16), 6..9u16, Just(u16::MAX)];
-    (number, vec(any::<u8>(), 0..40)).prop_map(|(record_type, payload)| RawRecord { record_type, flags: 0, payload })
+    let number = prop_oneof![Just(0u16), 6..10u16, Just(u16::MAX)];
+    (number, vec(any::<u8>(), 0..31)).prop_map(|(record_type, payload)| RawRecord { record_type, flags: 0, payload })
 }
 
 /// Any header that keeps the rules.
