@@ -341,10 +341,11 @@ impl Model {
         hashes.chain([seen.size]).collect()
     }
 
-    /// What the guest sees now: a hash of each sector, 0 for one in doubt.
+    /// What the guest sees now: a hash of each sector, 0 for one in doubt, and the size under a number that no sector has.
     pub fn content(&self) -> BTreeMap<u64, u64> {
         let hash = |cell: &Cell| if cell.doubt > 0 { 0 } else { hash_of(cell.current().bytes()) };
-        self.cells.iter().map(|(number, cell)| (*number, hash(cell))).collect()
+        let sectors = self.cells.iter().map(|(number, cell)| (*number, hash(cell)));
+        sectors.chain([(u64::MAX, self.size())]).collect()
     }
 
     /// The first watched sector that differs from `before` and of which `clean` says that nobody changed it.
@@ -356,6 +357,10 @@ impl Model {
     ) -> Result<Option<u64>> {
         for (number, bytes) in self.sectors_of(seen) {
             let doubtful = self.cells.get(&number).is_none_or(|cell| cell.doubt > 0);
+            // Of a sector that the end of the disk cuts, only a part was kept if the disk ended elsewhere then.
+            if bytes.len() < SECTOR && before.get(&u64::MAX) != Some(&seen.size) {
+                continue;
+            }
             let known = before.get(&number).copied().unwrap_or_else(|| hash_of(Sector::zero().bytes()));
             if !doubtful && known != 0 && hash_of(Sector::from_slice(bytes).bytes()) != known && clean(number)? {
                 return Ok(Some(number));
