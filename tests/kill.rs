@@ -405,7 +405,7 @@ fn tracked(place: &Place, raw: bool) -> Vec<String> {
     let words: Vec<String> = match raw {
         true => {
             place.file("disk.raw", &content);
-            lvd!("bitmap", "attach", place.path("disk.raw"), place.path("disk.lvb")).ok();
+            lvd!("bitmap", "attach", "-f", "raw", place.path("disk.raw"), place.path("disk.lvb")).ok();
             ["-f", "raw", "--sidecar", "disk.lvb", "disk.raw"].map(String::from).to_vec()
         }
         false => {
