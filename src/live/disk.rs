@@ -4,8 +4,7 @@ use super::mirror::{Change, LiveMirror, MirrorOptions, SHARE};
 use crate::chain::{Chain, Layer};
 use crate::device::{BlockDevice, Extent, Request};
 use crate::error::{Error, Result};
-use crate::format::BitmapState;
-use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions, Trust};
+use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions};
 use crate::jobs::{Job, Merge, Mirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
 use crate::switch::{Mistake, planted};
@@ -426,8 +425,7 @@ impl Serving {
         let Some(mirroring) = &self.mirror else { return Ok(()) };
         match (self.chain.image(0), mirroring.target.image(0)) {
             (Ok(source), Ok(target)) => {
-                let records = |info: &BitmapInfo| info.state == BitmapState::Recording && info.trust == Trust::Valid;
-                let bitmaps: Vec<BitmapInfo> = source.bitmaps().into_iter().filter(records).collect();
+                let bitmaps: Vec<BitmapInfo> = source.bitmaps().into_iter().filter(BitmapInfo::records).collect();
                 target.take_over_bitmaps(source, &bitmaps)
             }
             _ => Ok(()),

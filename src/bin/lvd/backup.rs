@@ -5,14 +5,11 @@ use crate::bitmap::Stretches;
 use crate::create::ParentOf;
 use crate::open::{Disk, Target};
 use crate::{output, run, signals};
-use lvd::chain::{Layer, RawDevice};
 use lvd::format::Uuid;
 use lvd::image::CreateOptions;
 use lvd::jobs::{self, Count, Job, differences};
-use lvd::storage::Storage;
 use lvd::{BlockDevice, Error, Result};
 use serde_json::json;
-use std::sync::Arc;
 
 pub fn backup(arguments: &Backup) -> Result<()> {
     let counts = arguments.bitmap.is_some() && !arguments.keep_bitmap;
@@ -48,25 +45,10 @@ pub fn backup(arguments: &Backup) -> Result<()> {
 fn full(arguments: &Backup, source: &Disk, count: Option<Count>) -> Result<run::Done> {
     let target = Target::open(&arguments.target, arguments.opening.cache)?;
     target.keep_if(|| {
-        let size = source.chain().size();
-        let (layer, fresh) = match arguments.output_format {
-            OutputFormat::Lvd => {
-                target.create(&CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() })?;
-                (Layer::Lvd(target.image()?), true)
-            }
-            OutputFormat::Raw => {
-                let storage = target.storage();
-                if storage.zeros_when_new() {
-                    storage.set_size(0)?;
-                }
-                (Layer::Raw(Arc::new(RawDevice::new(storage.clone(), true)?)), storage.zeros_when_new())
-            }
-        };
+        let (layer, fresh) = target.layer(arguments.output_format, source.chain().size())?;
         let work = jobs::Backup::full(source.chain(), layer.clone(), fresh, count)?;
         let job = Job::new(work, source.chain().host().clone());
-        let done = run::run(&job, "backup", &arguments.running);
-        let closed = layer.close();
-        done.and_then(|done| closed.map(|()| done))
+        run::run_and_close(&job, "backup", &arguments.running, || layer.close())
     })
 }
 
@@ -90,9 +72,7 @@ fn incremental(arguments: &Backup, source: &Disk, previous: &str, count: Option<
         let chain = target.chain(cache)?;
         let work = jobs::Backup::incremental(source.chain(), &chain, name, arguments.since, count)?;
         let job = Job::new(work, source.chain().host().clone());
-        let done = run::run(&job, "backup", &arguments.running);
-        let closed = chain.close();
-        done.and_then(|done| closed.map(|()| done))
+        run::run_and_close(&job, "backup", &arguments.running, || chain.close())
     })
 }
 

@@ -4,11 +4,9 @@ use crate::args::{Compare, Convert, Format, Mirror, Opening, OutputFormat, Runni
 use crate::open::{Disk, Target, beside};
 use crate::run::{self, Done};
 use crate::{Outcome, output};
-use lvd::chain::{Layer, RawDevice};
 use lvd::format::Parent;
 use lvd::image::CreateOptions;
 use lvd::jobs::{self, Job, Work};
-use lvd::storage::Storage;
 use lvd::{BlockDevice, Error, Result};
 use serde_json::json;
 use std::ops::Range;
@@ -65,22 +63,9 @@ fn copy(
     running: &Running,
 ) -> Result<()> {
     let source = Disk::open(source, opening, false)?;
-    let size = source.chain().size();
     let target = Target::open(target, opening.cache)?;
     target.keep_if(|| {
-        let (layer, fresh) = match format {
-            OutputFormat::Lvd => {
-                target.create(&CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() })?;
-                (Layer::Lvd(target.image()?), true)
-            }
-            OutputFormat::Raw => {
-                let storage = target.storage();
-                if storage.zeros_when_new() {
-                    storage.set_size(0)?;
-                }
-                (Layer::Raw(Arc::new(RawDevice::new(storage.clone(), true)?)), storage.zeros_when_new())
-            }
-        };
+        let (layer, fresh) = target.layer(format, source.chain().size())?;
         let job =
             Job::new(jobs::Mirror::full(source.chain().top(), layer.clone(), fresh)?, source.chain().host().clone());
         finish(&job, verb, running, || layer.close())
@@ -147,10 +132,7 @@ fn moved_hint(child: &Path, hint: &str, target: &Path) -> Result<String> {
 
 /// Runs the job and closes the target, whatever came of it.
 fn finish(job: &Job, verb: &str, running: &Running, close: impl FnOnce() -> Result<()>) -> Result<()> {
-    let done = run::run(job, verb, running);
-    let closed = close();
-    let done = done?;
-    closed?;
+    let done = run::run_and_close(job, verb, running, close)?;
     run::tell(verb, running, done)
 }
 

@@ -42,9 +42,6 @@ fn ends(arguments: &Commit, disk: &Disk) -> Result<(usize, usize)> {
 /// Runs the job and closes the disk, whatever came of it.
 fn finish(disk: &Disk, work: impl Work + 'static, verb: &str, running: &crate::args::Running) -> Result<()> {
     let job = Job::new(work, disk.chain().host().clone());
-    let done = run::run(&job, verb, running);
-    let closed = disk.close();
-    let done = done?;
-    closed?;
+    let done = run::run_and_close(&job, verb, running, || disk.close())?;
     run::tell(verb, running, done)
 }

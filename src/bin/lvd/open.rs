@@ -1,7 +1,7 @@
 //! Opening files as the user named them: disks with the chains below them, and new files to copy into.
 
-use crate::args::{Cache, Format, Opening};
-use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy};
+use crate::args::{Cache, Format, Opening, OutputFormat};
+use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, RawDevice};
 use lvd::foreign::Qed;
 use lvd::format::{HostFormat, Parent};
 use lvd::image::{CreateOptions, Image, OpenOptions};
@@ -198,6 +198,23 @@ impl Target {
     pub fn image(&self) -> Result<Arc<Image>> {
         let options = OpenOptions { write: true, ignore_marks: true, ..OpenOptions::default() };
         Image::open(self.storage.clone(), host(), &options).map(Arc::new)
+    }
+
+    /// Makes it what a disk of `size` bytes is copied into, and says whether that is known to read as zeros.
+    pub fn layer(&self, format: OutputFormat, size: u64) -> Result<(Layer, bool)> {
+        match format {
+            OutputFormat::Lvd => {
+                self.create(&CreateOptions { virtual_size: size, copy_mark: true, ..CreateOptions::default() })?;
+                Ok((Layer::Lvd(self.image()?), true))
+            }
+            OutputFormat::Raw => {
+                let fresh = self.storage.zeros_when_new();
+                if fresh {
+                    self.storage.set_size(0)?;
+                }
+                Ok((Layer::Raw(Arc::new(RawDevice::new(self.storage.clone(), true)?)), fresh))
+            }
+        }
     }
 
     /// The chain whose top was just made in it.

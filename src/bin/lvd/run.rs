@@ -44,6 +44,14 @@ pub fn run(job: &Job, verb: &str, running: &Running) -> Result<Done> {
     Ok(Done { total: progress.total, copied: progress.copied, seconds })
 }
 
+/// The same, and then closes what it worked on, whatever came of it.
+pub fn run_and_close(job: &Job, verb: &str, running: &Running, close: impl FnOnce() -> Result<()>) -> Result<Done> {
+    let done = run(job, verb, running);
+    let closed = close();
+    let done = done?;
+    closed.map(|()| done)
+}
+
 /// Tells what a job did: as JSON if that is asked for, else in one line for whoever looks on.
 pub fn tell(verb: &str, running: &Running, done: Done) -> Result<()> {
     let Done { total, copied, seconds } = done;

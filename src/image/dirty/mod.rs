@@ -52,6 +52,13 @@ pub struct BitmapInfo {
     pub broken: Option<Violation>,
 }
 
+impl BitmapInfo {
+    /// Whether changes are marked in it, and were all along.
+    pub fn records(&self) -> bool {
+        self.state == BitmapState::Recording && self.trust == Trust::Valid
+    }
+}
+
 /// The dirty bitmaps of one file.
 #[derive(Debug)]
 pub(super) struct Bitmaps {

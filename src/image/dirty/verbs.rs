@@ -324,8 +324,7 @@ impl Image {
     /// # Errors
     /// The host's. What was disabled may be enabled again, nothing having been written meanwhile.
     pub fn seal_below_overlay(&self) -> Result<Vec<BitmapInfo>> {
-        let records = |info: &BitmapInfo| info.state == BitmapState::Recording && info.trust == Trust::Valid;
-        let recording: Vec<BitmapInfo> = self.bitmaps().into_iter().filter(records).collect();
+        let recording: Vec<BitmapInfo> = self.bitmaps().into_iter().filter(BitmapInfo::records).collect();
         let here = read(&self.layout).bitmaps.recording();
         if !here {
             self.seal()?;
