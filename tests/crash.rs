@@ -1,6 +1,6 @@
 //! Power loss at every point of every scenario, and the proof that each ordering step is needed.
 //!
-//! `LVD_CRASH_FULL=1` walks every point with up to 2^20 states in full, and the longest scenarios too. `LVD_CRASH_REPLAY=PATH` goes to the state that a
+//! `LVD_CRASH_FULL=1` walks every point with up to 2^20 states in full. `LVD_CRASH_REPLAY=PATH` goes to the state that a
 //! finding names, and prints what led there. `LVD_CRASH_ONLY=NAME` explores one scenario.
 
 use lvd::switch::{Step, without_step};
@@ -36,20 +36,22 @@ fn full() -> bool {
     std::env::var_os("LVD_CRASH_FULL").is_some()
 }
 
-fn chosen() -> Vec<&'static Scenario> {
+fn chosen() -> Vec<(&'static Scenario, Limits)> {
     let only = std::env::var("LVD_CRASH_ONLY").ok();
-    let long = if full() || only.is_some() { LONG } else { &[] };
-    ALL.iter().chain(long).copied().filter(|scenario| only.as_ref().is_none_or(|only| scenario.name == only)).collect()
+    let (usual, long) = if full() { (Limits::FULL, Limits::FULL) } else { (Limits::USUAL, Limits::LONG) };
+    let all = ALL.iter().map(|scenario| (*scenario, usual)).chain(LONG.iter().map(|scenario| (*scenario, long)));
+    let chosen: Vec<_> = all.filter(|(scenario, _)| only.as_ref().is_none_or(|only| scenario.name == only)).collect();
+    assert!(!chosen.is_empty(), "no scenario is called {only:?}");
+    chosen
 }
 
 #[test]
 fn no_state_of_any_scenario_breaks_a_law() {
-    let limits = if full() { Limits::FULL } else { Limits::USUAL };
     let start = Instant::now();
     let scenarios = chosen();
-    let timed = |scenario: &&'static Scenario| {
+    let timed = |(scenario, limits): &(&'static Scenario, Limits)| {
         let start = Instant::now();
-        (Explorer::explore(scenario, limits), start.elapsed())
+        (Explorer::explore(scenario, *limits), start.elapsed())
     };
     let reports = each(&scenarios, timed);
     println!(
@@ -57,7 +59,7 @@ fn no_state_of_any_scenario_breaks_a_law() {
         "scenario", "points", "in full", "states", "disks", "go on", "faults"
     );
     let mut sum = Report::default();
-    for (scenario, (report, time)) in scenarios.iter().zip(&reports) {
+    for ((scenario, _), (report, time)) in scenarios.iter().zip(&reports) {
         print_row(scenario.name, report, *time);
         sum.points += report.points;
         sum.exhaustive += report.exhaustive;
@@ -110,7 +112,8 @@ fn first_finding(_: Step) -> Option<(&'static str, String)> {
 #[test]
 fn replay() {
     let Ok(path) = std::env::var("LVD_CRASH_REPLAY") else { return };
-    let report = Explorer::replay(ALL, &path).expect("a path as a finding prints it");
+    let scenarios: Vec<_> = ALL.iter().chain(LONG).copied().collect();
+    let report = Explorer::replay(&scenarios, &path).expect("a path as a finding prints it");
     for finding in &report.findings {
         println!("{finding}");
     }

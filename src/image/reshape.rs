@@ -16,7 +16,7 @@ use std::ops::Range;
 const MOVE_CHUNK: u64 = 1 << 20;
 
 impl Image {
-    /// Sets the size of the disk in bytes. What is added reads as zeros, also where a parent is longer.
+    /// Sets the size of the disk in bytes, durably. What is added reads as zeros, also where a parent is longer.
     ///
     /// # Errors
     /// `Invalid` beyond the limits (HDR-13), `NoSpace`, `Io`.
@@ -24,7 +24,7 @@ impl Image {
         let mut layout = write(&self.layout);
         self.check_writable()?;
         if size == layout.size {
-            return Ok(());
+            return self.order.secure_found();
         }
         if size > MAX_SIZE {
             return Err(Error::Invalid(format!("{}: no disk is larger than {MAX_SIZE} bytes", self.name())));

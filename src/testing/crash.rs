@@ -63,6 +63,9 @@ impl Limits {
         stop_at_first: false,
     };
 
+    /// As much, for a scenario in which much more happens: it goes on after fewer of its states.
+    pub const LONG: Limits = Limits { sample: 500, recovery_period: 600, ..Limits::USUAL };
+
     /// Everything up to 2^20 states a point.
     pub const FULL: Limits = Limits {
         exhaustive: 1 << 20,

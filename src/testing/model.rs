@@ -379,8 +379,8 @@ impl Model {
         })
     }
 
-    /// Reads back a discarded range, which may read as zeros or as before.
-    pub fn end_discard(&mut self, device: &dyn BlockDevice, ticket: Ticket) -> Result<std::result::Result<(), Breach>> {
+    /// Reads back what was discarded, or a write that failed should have left: each sector is that, or as before.
+    pub fn read_back(&mut self, device: &dyn BlockDevice, ticket: Ticket) -> Result<std::result::Result<(), Breach>> {
         for (number, version) in ticket.0 {
             let Some(cell) = self.cells.get_mut(&number) else { continue };
             let at = number * SECTOR_SIZE;
@@ -396,7 +396,7 @@ impl Model {
                     cell.doubt = cell.newest() + 1;
                 }
             } else if found != *cell.current() {
-                return Ok(Err(Breach::new('O', format!("discarded sector {number} reads as {found:?}"))));
+                return Ok(Err(Breach::new('O', format!("sector {number} reads as {found:?}, neither as before nor as after"))));
             }
             cell.complete = cell.complete.max(version).max(cell.newest());
         }

@@ -180,13 +180,17 @@ impl World {
             nth,
             Box::new(move || {
                 disk.note("guest writes inside the barrier", range.clone());
-                let world = World { disk: disk.clone(), host: Arc::new(SimHost::new(0)), branch, written };
+                let mut world = World { disk: disk.clone(), host: Arc::new(SimHost::new(0)), branch, written };
                 let data = World::fresh(&world.written, &range);
                 let begin = |view: &&str| world.with(view, |view| view.model.begin_write(&data, range.start));
                 let tickets: Vec<Ticket> = views.iter().map(begin).collect();
-                if device.write_at(&data, range.start).is_ok() {
-                    for (view, ticket) in views.iter().zip(tickets) {
+                let written = device.write_at(&data, range.start).is_ok();
+                for (view, ticket) in views.iter().zip(tickets) {
+                    if written {
                         world.with(view, |view| view.model.end_write(ticket));
+                    } else if let Ok(settled) = world.with(view, |view| view.model.read_back(&*device, ticket)) {
+                        // No space, but the guest goes on. From here on it is as it reads.
+                        world.report(settled);
                     }
                 }
             }),
@@ -210,7 +214,7 @@ impl World {
         let zeros = vec![0; (range.end - range.start) as usize];
         let ticket = self.with(view, |view| view.model.begin_write(&zeros, range.start));
         device.discard(range)?;
-        let settled = self.with(view, |view| view.model.end_discard(device, ticket))?;
+        let settled = self.with(view, |view| view.model.read_back(device, ticket))?;
         self.report(settled);
         self.point();
         Ok(())

@@ -60,7 +60,7 @@ pub const ALL: &[&Scenario] = &[
     &live::MIRROR_ABANDON,
 ];
 
-/// Three more that take minutes.
+/// Three more, in which so much happens that [`Limits::USUAL`](super::crash::Limits::USUAL) take minutes.
 pub const LONG: &[&Scenario] = &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MERGE_ACTIVE];
 
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
