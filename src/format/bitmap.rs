@@ -100,7 +100,7 @@ impl Header {
         let twin = |other: &Bitmap| other.name == bitmap.name && frozen(other) == frozen(bitmap);
         let named = BITMAP_NAME.contains(&bitmap.name.len()) && !bitmap.name.contains('\0');
         hold(named, Violation::BitmapName)?;
-        let mut sections = self.sections.iter().filter(|section| section.kind == SectionKind::Dirty);
+        let mut sections = self.sections.iter().filter(|section| section.kind.tells_of_changes());
         let there = sections.any(|section| section.id == bitmap.section && section.bits() <= MAX_BITMAP_BITS);
         let taken = self.bitmaps.iter().any(|other| other.section == bitmap.section);
         hold(there, Violation::BitmapSection)?;

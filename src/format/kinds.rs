@@ -135,6 +135,11 @@ impl SectionKind {
     pub fn known(self) -> bool {
         !matches!(self, SectionKind::Other(_))
     }
+
+    /// Whether a bitmap's section is of this kind (BMP-04).
+    pub fn tells_of_changes(self) -> bool {
+        matches!(self, SectionKind::Dirty | SectionKind::Sync)
+    }
 }
 
 impl fmt::Display for SectionKind {

@@ -12,6 +12,7 @@
 //! | `stream` | [`Stream`]: what layers below hold, into the top |
 //! | `merge` | [`Merge`] (commit): what upper layers hold, into one below |
 //! | `mirror` | [`Mirror`] (and convert): a disk, or its top layer, into another file |
+//! | `resumable` | [`ResumableMirror`]: a mirror that goes on after a restart |
 //! | `backup` | [`Backup`]: a disk, or what a dirty bitmap calls for, and a new count of the bitmap |
 //! | `rebase` | [`Rebase`], [`rebase_unsafe`]: the same disk on another parent |
 //! | `differences` | [`differences()`]: all stretches in which two disks differ |
@@ -25,6 +26,7 @@ mod differences;
 mod merge;
 mod mirror;
 mod rebase;
+mod resumable;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -37,5 +39,7 @@ pub use differences::differences;
 pub use merge::Merge;
 pub use mirror::Mirror;
 pub use rebase::{Rebase, rebase_unsafe};
+pub(crate) use resumable::Lacking;
+pub use resumable::ResumableMirror;
 pub use stream::Stream;
 pub(crate) use throttle::Throttle;

@@ -5,7 +5,7 @@ use crate::chain::{Chain, Layer};
 use crate::device::{BlockDevice, Extent, Request};
 use crate::error::{Error, Result};
 use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions};
-use crate::jobs::{Job, Merge, Mirror, Stream, Work};
+use crate::jobs::{Job, Lacking, Merge, Mirror, ResumableMirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
 use crate::switch::{Mistake, planted};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
@@ -178,7 +178,29 @@ impl Disk {
             serving.check_target(&target)?;
             let top = target.layer(0)?.clone();
             let work = Mirror::full(serving.chain.top(), top.clone(), false)?;
-            Ok((self.live(work, top.device(), options), target))
+            Ok((self.live(work, None, top.device(), options), target))
+        })
+    }
+
+    /// As [`mirror_with`](Self::mirror_with), and goes on after a restart: the sync bitmap `name` of the guest's layer, of
+    /// granules of `2^granularity_shift` bytes, says what the target lacks. It goes with a pivot or split, and stays
+    /// otherwise, so that the same call takes up the same target again.
+    ///
+    /// # Errors
+    /// As [`mirror`](Self::mirror) and [`ResumableMirror::new`].
+    pub fn mirror_resumable(
+        &self,
+        target: Chain,
+        name: &str,
+        granularity_shift: u8,
+        options: &MirrorOptions,
+    ) -> Result<Arc<LiveMirror>> {
+        self.attach("a mirror", |serving| {
+            serving.check_target(&target)?;
+            let top = target.layer(0)?.clone();
+            let work = ResumableMirror::new(&serving.chain, top.clone(), name, granularity_shift, false)?;
+            let lacking = Some(work.lacking().clone());
+            Ok((self.live(work, lacking, top.device(), options), target))
         })
     }
 
@@ -204,12 +226,18 @@ impl Disk {
             let target = Chain::from_layers(rest, self.host.clone());
             serving.check_size(&target)?;
             serving.claim(0..=base)?;
-            Ok((self.live(work, target.top(), options), target))
+            Ok((self.live(work, None, target.top(), options), target))
         })
     }
 
-    fn live(&self, work: impl Work + 'static, target: Arc<dyn BlockDevice>, options: &MirrorOptions) -> LiveMirror {
-        LiveMirror::new(work, target, self.host.clone(), self.requests.clone(), options)
+    fn live(
+        &self,
+        work: impl Work + 'static,
+        lacking: Option<Arc<Lacking>>,
+        target: Arc<dyn BlockDevice>,
+        options: &MirrorOptions,
+    ) -> LiveMirror {
+        LiveMirror::new(work, lacking, target, self.host.clone(), self.requests.clone(), options)
     }
 
     /// Makes a mirror and lets it see what the guest changes from now on (ORD-95): no request is under way when that

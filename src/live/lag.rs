@@ -20,8 +20,8 @@ pub(super) struct Lag {
     relapsed: usize,
     /// Granules that writes under way are going to mark, each as often as it is announced.
     announced: usize,
-    /// Granules that were behind and are being made equal now.
-    in_flight: usize,
+    /// Granules that were behind and are being made equal now. One may be so twice: it fell behind again meanwhile.
+    in_flight: Vec<Range<usize>>,
     /// Where the search for relapsed granules goes on, so that none waits for ever.
     next: usize,
 }
@@ -35,7 +35,7 @@ impl Lag {
             first_pass: 0,
             relapsed: 0,
             announced: 0,
-            in_flight: 0,
+            in_flight: Vec::new(),
             next: 0,
         }
     }
@@ -95,8 +95,8 @@ impl Lag {
 
     /// Takes `granules`, all of them behind.
     pub(super) fn take_these(&mut self, granules: Range<usize>) {
-        self.in_flight += granules.len();
-        self.clear(granules);
+        self.clear(granules.clone());
+        self.in_flight.push(granules);
     }
 
     fn find_first_pass(&mut self) -> Option<usize> {
@@ -111,12 +111,13 @@ impl Lag {
         before[from..].first_one().map(|at| from + at).or_else(|| before.first_one())
     }
 
-    /// Granules that were taken are equal; those that are not are behind again, before they leave the flight.
+    /// Granules that were taken together are equal; those that are not are behind again, before they leave the flight.
     pub(super) fn landed(&mut self, granules: Range<usize>, equal: bool) {
         if !equal {
             self.mark(granules.clone());
         }
-        self.in_flight -= granules.len();
+        let place = self.in_flight.iter().position(|taken| *taken == granules);
+        place.map(|place| self.in_flight.swap_remove(place));
     }
 
     /// Every granule was taken, or written to both disks: what is behind now, or ever will be, has relapsed.
@@ -129,12 +130,23 @@ impl Lag {
 
     /// Nothing is behind and nothing is on its way.
     pub(super) fn none(&self) -> bool {
-        self.in_flight == 0 && self.count == 0
+        self.in_flight.is_empty() && self.count == 0
     }
 
     /// Granules that were taken and have not landed.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight
+        self.in_flight.iter().map(Range::len).sum()
+    }
+
+    /// All that is not equal now.
+    pub(super) fn rest(&self) -> Vec<Range<usize>> {
+        let mut rest = self.in_flight.clone();
+        let mut at = 0;
+        while let Some(start) = self.behind[at..].first_one().map(|found| at + found) {
+            at = self.behind[start..].first_zero().map_or(self.behind.len(), |found| start + found);
+            rest.push(start..at);
+        }
+        rest
     }
 
     /// Granules behind the first pass that are to be copied again.
@@ -144,6 +156,6 @@ impl Lag {
 
     /// Granules to copy in all, those on their way included.
     pub(super) fn count(&self) -> usize {
-        self.count + self.in_flight
+        self.count + self.in_flight()
     }
 }

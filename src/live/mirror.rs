@@ -15,11 +15,11 @@
 use super::lag::Lag;
 use crate::device::{BlockDevice, ExtentKind, Request};
 use crate::error::{Error, Result};
-use crate::jobs::{Throttle, Work};
+use crate::jobs::{Lacking, Throttle, Work};
 use crate::range_lock::RangeLocks;
 use crate::storage::Host;
 use crate::switch::{Mistake, Step, planted, skipped};
-use crate::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock, read, wait, write};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -170,6 +170,8 @@ struct Through<'a> {
 pub struct LiveMirror {
     /// Copies a range as it is now, and makes the copy count.
     work: Box<dyn Work>,
+    /// On disk, what the target lacks, so that another mirror can go on with it.
+    lacking: Option<Arc<Lacking>>,
     target: Arc<dyn BlockDevice>,
     size: u64,
     granule: u64,
@@ -181,6 +183,8 @@ pub struct LiveMirror {
     landed: Condvar,
     /// Held by whoever makes granules equal (ORD-93): the copier, and writes that go through.
     granules: RangeLocks,
+    /// Held for reading by each change of the guest's until it is made and marked.
+    changing: RwLock<()>,
     throttle: Throttle,
     host: Arc<dyn Host>,
     /// Requests of the guest so far.
@@ -213,9 +217,10 @@ impl Drop for Completing<'_> {
 }
 
 impl LiveMirror {
-    /// `work` copies into `target`; all of it is behind at first.
+    /// `work` copies into `target`; all of it is behind at first. `lacking` is told what is not any more.
     pub(super) fn new(
         work: impl Work + 'static,
+        lacking: Option<Arc<Lacking>>,
         target: Arc<dyn BlockDevice>,
         host: Arc<dyn Host>,
         requests: Arc<AtomicU64>,
@@ -236,6 +241,7 @@ impl LiveMirror {
         };
         LiveMirror {
             work: Box::new(work),
+            lacking,
             target,
             size,
             granule,
@@ -244,6 +250,7 @@ impl LiveMirror {
             state: Mutex::new(state),
             landed: Condvar::new(),
             granules: RangeLocks::default(),
+            changing: RwLock::default(),
             throttle: Throttle::new(host.clone(), options.share),
             host,
             requests,
@@ -351,7 +358,28 @@ impl LiveMirror {
 
     /// So that a pivot, during which the guest waits, finds little that is not durable yet.
     fn checkpoint(&self) -> Result<()> {
-        if self.state().unsaved < CHECKPOINT { Ok(()) } else { self.flush_target() }
+        if self.state().unsaved < CHECKPOINT { Ok(()) } else { self.save() }
+    }
+
+    /// Makes durable what the target has, and, of a resumable mirror, that it has it. [`step`](Self::step) does so now and
+    /// then by itself.
+    ///
+    /// # Errors
+    /// The hosts'; `Cancelled` once the mirror has ended.
+    pub fn save(&self) -> Result<()> {
+        self.flush_target()?;
+        let Some(lacking) = &self.lacking else { return Ok(()) };
+        lacking.drop_copied(|| {
+            // Changes that the bitmap forgets are marked as behind, or are in the target, once they have ended.
+            if !planted(Mistake::ForgottenUnderWay) {
+                drop(write(&self.changing));
+            }
+            let state = self.state();
+            match state.stopped {
+                true => Err(Error::Cancelled),
+                false => Ok(state.lag.rest().iter().map(|granules| self.bytes(granules)).collect()),
+            }
+        })
     }
 
     /// Nothing is left to take. Ready is said once all was equal and was then made durable (ORD-96).
@@ -362,7 +390,7 @@ impl LiveMirror {
             if planted(Mistake::ReadyBeforeFlush) {
                 self.state().ready = true;
             }
-            self.flush_target()?;
+            self.save()?;
             self.state().ready = true;
             return Ok(self.progress());
         }
@@ -441,6 +469,8 @@ impl LiveMirror {
         while state.lag.in_flight() > 0 || state.flushing > 0 {
             state = wait(&self.landed, state);
         }
+        drop(state);
+        drop(self.lacking.as_ref().map(|lacking| lacking.alone()));
     }
 
     /// What a guest asks of `source` in one go, and what the target needs for it.
@@ -483,6 +513,7 @@ impl LiveMirror {
 
     /// Requests whose bytes do not overlap. Each change falls behind or goes through.
     fn together(&self, batch: &mut [Request<'_>], source: &dyn BlockDevice) -> Vec<Result<()>> {
+        let _changing = read(&self.changing);
         let tracked = batch.iter().enumerate().filter_map(|(at, request)| {
             let change = Change::of(request)?;
             Some((at, change, self.granules_of(&change)?))
@@ -543,18 +574,15 @@ impl LiveMirror {
             let overwritten = whole && !matches!(change, Change::Discard { .. });
             match state.lag.is_behind(granule) {
                 false => extend(&mut equal, granule),
-                true if overwritten => {
-                    state.lag.take_these(granule..granule + 1);
-                    if planted(Mistake::ClaimedCountsAsEqual) {
-                        state.lag.landed(granule..granule + 1, true);
-                        extend(&mut equal, granule);
-                        continue;
-                    }
-                    extend(&mut claimed, granule);
+                true if overwritten && planted(Mistake::ClaimedCountsAsEqual) => {
+                    state.lag.clear(granule..granule + 1);
+                    extend(&mut equal, granule);
                 }
+                true if overwritten => extend(&mut claimed, granule),
                 true => {}
             }
         }
+        claimed.iter().for_each(|run| state.lag.take_these(run.clone()));
         Through { at, change, granules, equal, claimed }
     }
 

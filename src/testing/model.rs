@@ -396,7 +396,10 @@ impl Model {
                     cell.doubt = cell.newest() + 1;
                 }
             } else if found != *cell.current() {
-                return Ok(Err(Breach::new('O', format!("sector {number} reads as {found:?}, neither as before nor as after"))));
+                return Ok(Err(Breach::new(
+                    'O',
+                    format!("sector {number} reads as {found:?}, neither as before nor as after"),
+                )));
             }
             cell.complete = cell.complete.max(version).max(cell.newest());
         }

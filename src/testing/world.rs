@@ -91,6 +91,11 @@ impl World {
         self.with(view, |view| view.bitmaps.push(name));
     }
 
+    /// Whether `view` must have a valid bitmap of this name.
+    pub fn promised_bitmap(&self, view: &str, name: &str) -> bool {
+        self.with(view, |view| view.bitmaps.contains(&name))
+    }
+
     /// The bitmap may be gone.
     pub fn forget_bitmap(&mut self, view: &str, name: &str) {
         self.with(view, |view| view.bitmaps.retain(|kept| *kept != name));

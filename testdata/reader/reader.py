@@ -36,8 +36,8 @@ NIL = bytes(16)
 IMAGE, SIDECAR = 1, 2
 KINDS = {IMAGE: "image", SIDECAR: "sidecar"}
 STATES = {0: "closed", 1: "filling", 2: "writing"}
-ALLOCATION, DIRTY, INTENT = 1, 2, 3
-SECTIONS = {ALLOCATION: "allocation", DIRTY: "dirty", INTENT: "intent", 4: "sync"}
+ALLOCATION, DIRTY, INTENT, SYNC = 1, 2, 3, 4
+SECTIONS = {ALLOCATION: "allocation", DIRTY: "dirty", INTENT: "intent", SYNC: "sync"}
 CLOSED, WRITING = 0, 2
 DISABLED, RECORDING, FROZEN = 0, 1, 2
 BITMAP_STATES = {DISABLED: "disabled", RECORDING: "recording", FROZEN: "frozen"}
@@ -221,7 +221,7 @@ class Header:
 
     def section_of(self, bitmap):
         """Return the dirty section that the record of a bitmap names."""
-        dirty = (section for section in self.records[SECTION] if section.kind == DIRTY)
+        dirty = (section for section in self.records[SECTION] if section.kind in (DIRTY, SYNC))
         return next((section for section in dirty if section.id == bitmap.section), None)
 
     def point(self):

@@ -3,7 +3,7 @@
 use crate::args::{Bitmap, Cache, Format, Named, Opening, Sidecar};
 use crate::open::{self, Disk, Target};
 use crate::{output, signals};
-use lvd::format::{BitmapState, Uuid};
+use lvd::format::{BitmapState, SectionKind, Uuid};
 use lvd::image::{BitmapInfo, Image, NewBitmap, OpenOptions, Trust};
 use lvd::jobs::differences;
 use lvd::storage::LockMode;
@@ -17,7 +17,7 @@ pub fn bitmap(verb: &Bitmap) -> Result<()> {
     match verb {
         Bitmap::Add { granularity, disabled, named } => {
             let granularity_shift = shift(*granularity)?;
-            let new = NewBitmap { granularity_shift, recording: !disabled, since: None };
+            let new = NewBitmap { granularity_shift, recording: !disabled, ..NewBitmap::default() };
             tell(change(named, |image, name| image.add_bitmap(name, &new))?)
         }
         Bitmap::Clear(named) => tell(change(named, |image, name| image.clear_bitmap(name, None))?),
@@ -72,7 +72,8 @@ fn merge(image: &Image, name: &str, sources: &[String]) -> Result<()> {
     if image.bitmap(name).is_err() {
         let least = infos.iter().map(|info| info.granularity).min().unwrap_or(1 << 16);
         let since = infos.first().map(|info| info.since);
-        image.add_bitmap(name, &NewBitmap { granularity_shift: shift(least)?, recording: false, since })?;
+        let new = NewBitmap { granularity_shift: shift(least)?, recording: false, since, ..NewBitmap::default() };
+        image.add_bitmap(name, &new)?;
     }
     sources.iter().try_for_each(|source| image.merge_bitmap(name, &image.dirty_stretches(source)?))
 }
@@ -97,7 +98,10 @@ fn list(path: &Path, opening: &Opening, json: bool) -> Result<()> {
 }
 
 fn words(info: &BitmapInfo) -> String {
-    let state = info.state.to_string();
+    let state = match info.kind {
+        SectionKind::Sync => format!("sync, {}", info.state),
+        _ => info.state.to_string(),
+    };
     match info.trust {
         Trust::Valid => state,
         Trust::MissedWrites => format!("{state}, missed writes"),
@@ -116,7 +120,8 @@ pub fn fact(image: &Image, info: &BitmapInfo) -> Result<serde_json::Value> {
     }
     let flags = if info.state == BitmapState::Recording { vec!["auto"] } else { vec![] };
     Ok(json!({
-        "name": info.name, "granularity": info.granularity, "flags": flags, "state": info.state.to_string(),
+        "name": info.name, "granularity": info.granularity, "flags": flags, "kind": info.kind.to_string(),
+        "state": info.state.to_string(),
         "since": info.since.to_string(), "stale": info.trust == Trust::Stale,
         "missed-writes": info.trust == Trust::MissedWrites, "dirty-bytes": dirty_bytes(image, info)?,
     }))
@@ -226,7 +231,8 @@ fn import(image: &Image, name: &str, from: &Image) -> Result<()> {
 }
 
 fn copy(from: &Image, to: &Image, info: &BitmapInfo, recording: bool) -> Result<()> {
-    let new = NewBitmap { granularity_shift: shift(info.granularity)?, recording, since: Some(info.since) };
+    let (granularity_shift, sync) = (shift(info.granularity)?, info.kind == SectionKind::Sync);
+    let new = NewBitmap { granularity_shift, recording, since: Some(info.since), sync, dirty: false };
     to.add_bitmap(&info.name, &new)?;
     to.merge_bitmap(&info.name, &from.dirty_stretches(&info.name)?)
 }

@@ -40,6 +40,8 @@ pub enum Trust {
 pub struct BitmapInfo {
     /// Its name.
     pub name: String,
+    /// Dirty, or sync: of what the target of a mirror lacks.
+    pub kind: SectionKind,
     /// What it does. A frozen one has a successor that records.
     pub state: BitmapState,
     /// Names the point from which on it tells.
@@ -79,8 +81,8 @@ type Shape = (Vec<Bitmap>, Vec<Section>);
 
 fn shape(header: &Header) -> Shape {
     let bitmaps = header.bitmaps.iter().map(|bitmap| Bitmap { epoch: Uuid::NIL, ..bitmap.clone() });
-    let kinds = [SectionKind::Dirty, SectionKind::Intent];
-    (bitmaps.collect(), header.sections.iter().filter(|section| kinds.contains(&section.kind)).copied().collect())
+    let ours = |section: &&Section| section.kind.tells_of_changes() || section.kind == SectionKind::Intent;
+    (bitmaps.collect(), header.sections.iter().filter(ours).copied().collect())
 }
 
 #[derive(Debug)]
@@ -263,6 +265,7 @@ impl Bitmaps {
         };
         BitmapInfo {
             name: bitmap.name.clone(),
+            kind: bitmap.bits.section().kind,
             state: bitmap.state,
             since: bitmap.since,
             granularity: bitmap.bits.section().granule(),

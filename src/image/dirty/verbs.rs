@@ -1,10 +1,12 @@
 //! What is done to a bitmap as a whole. Each verb is one header update and a seal point (EPO-03).
 
 use super::super::{Image, Layout};
+use super::bits::set;
 use super::{BitmapInfo, Trust};
+use crate::bitmap::Page;
 use crate::error::{Error, Result};
-use crate::format::{Bitmap, BitmapState, Header, Section, SectionKind, State, Uuid};
-use crate::limits::{GRANULARITY_SHIFTS, MAX_INTENTS, MAX_SECTIONS, SLOT_SIZE};
+use crate::format::{BITS_PER_PAGE, Bitmap, BitmapState, Header, Section, SectionKind, State, Uuid};
+use crate::limits::{GRANULARITY_SHIFTS, MAX_INTENTS, MAX_SECTIONS, PAGE_SIZE, SLOT_SIZE};
 use crate::sync::{read, write};
 use std::ops::Range;
 
@@ -12,6 +14,8 @@ use std::ops::Range;
 const REGION_SHIFTS: std::ops::RangeInclusive<u8> = 16..=24;
 /// Regions of a disk, unless they would be larger than 16 MiB.
 const FEW_REGIONS: u64 = 4096;
+/// Pages of a new section that are written at once.
+const PAGES_AT_ONCE: u64 = 256;
 
 /// What a new bitmap is to be.
 #[derive(Debug, Clone, Copy)]
@@ -22,19 +26,25 @@ pub struct NewBitmap {
     pub recording: bool,
     /// The point from which on it tells; `None`: a new one.
     pub since: Option<Uuid>,
+    /// A sync bitmap.
+    pub sync: bool,
+    /// All is dirty at first, instead of nothing.
+    pub dirty: bool,
 }
 
 impl Default for NewBitmap {
     fn default() -> NewBitmap {
-        NewBitmap { granularity_shift: 16, recording: true, since: None }
+        NewBitmap { granularity_shift: 16, recording: true, since: None, sync: false, dirty: false }
     }
 }
 
 /// A change of the header that a verb prepares: the sections that it needs are made and durable before it is written.
 struct Draft {
     header: Header,
-    /// Space of new sections.
-    made: Vec<Range<u64>>,
+    /// The new sections.
+    made: Vec<Section>,
+    /// The one of them in which all bits are set.
+    filled: Option<Uuid>,
 }
 
 impl Image {
@@ -47,6 +57,7 @@ impl Image {
         infos.extend(layout.beside.iter().flat_map(|sidecar| sidecar.bitmaps()));
         infos.extend(self.header().broken_bitmaps().into_iter().map(|(name, violation)| BitmapInfo {
             name,
+            kind: SectionKind::Dirty,
             state: BitmapState::Disabled,
             since: Uuid::NIL,
             granularity: 0,
@@ -121,7 +132,7 @@ impl Image {
         Ok(())
     }
 
-    /// Adds a bitmap in which nothing is dirty. Returns its `since`.
+    /// Adds a bitmap. Returns its `since`.
     ///
     /// # Errors
     /// `Invalid` if there is one of that name, or the name or the granularity is none (BMP-03); `NoSpace`, the host's.
@@ -140,7 +151,9 @@ impl Image {
             if draft.header.bitmaps.iter().any(|bitmap| bitmap.name == name) {
                 return Err(Error::Invalid(format!("{}: there is a bitmap {name:?} already", self.name())));
             }
-            let section = self.make_section(layout, draft, SectionKind::Dirty, new.granularity_shift)?;
+            let kind = if new.sync { SectionKind::Sync } else { SectionKind::Dirty };
+            let section = self.make_section(layout, draft, kind, new.granularity_shift)?;
+            draft.filled = new.dirty.then_some(section);
             self.reach(layout, draft)?;
             let epoch = draft.header.epoch;
             self.put(draft, Bitmap { section, since, epoch, state, name: name.to_owned() })
@@ -183,13 +196,14 @@ impl Image {
         let since = since.unwrap_or_else(|| self.order.random());
         self.change_bitmaps(|layout, draft| {
             let old = self.thawed(draft, name)?;
-            let shift = draft.section(old.section).map_or(16, |section| section.granularity_shift);
+            let replaced = draft.section(&old).copied();
+            if replaced.is_some_and(|section| section.kind == SectionKind::Sync) {
+                let why = "tells what the target of a mirror lacks: only a mirror knows better";
+                return Err(Error::Denied(format!("{}: the bitmap {name:?} {why}", self.name())));
+            }
             draft.header.bitmaps.retain(|bitmap| bitmap.name != name);
             draft.header.sections.retain(|section| section.id != old.section);
-            let section = self.make_section(layout, draft, SectionKind::Dirty, shift)?;
-            self.reach(layout, draft)?;
-            let epoch = draft.header.epoch;
-            self.put(draft, Bitmap { section, since, epoch, ..old })
+            self.begin_count(layout, draft, replaced, Bitmap { since, ..old })
         })?;
         Ok(since)
     }
@@ -251,10 +265,8 @@ impl Image {
             for bitmap in draft.header.bitmaps.iter_mut().filter(|bitmap| bitmap.name == name) {
                 (bitmap.state, bitmap.epoch) = (BitmapState::Frozen, epoch);
             }
-            let shift = draft.section(old.section).map_or(16, |section| section.granularity_shift);
-            let section = self.make_section(layout, draft, SectionKind::Dirty, shift)?;
-            self.reach(layout, draft)?;
-            self.put(draft, Bitmap { section, since, epoch, ..old })
+            let frozen = draft.section(&old).copied();
+            self.begin_count(layout, draft, frozen, Bitmap { since, ..old })
         })?;
         Ok(since)
     }
@@ -362,18 +374,18 @@ impl Image {
     }
 
     /// Goes on, in this image, with bitmaps of `from`, which has the same content at this moment (BMP-14). One of the same
-    /// name gives way.
+    /// name gives way. Sync bitmaps do not go on: they tell of one disk and its target.
     ///
     /// # Errors
     /// As [`add_bitmap`](Self::add_bitmap).
     pub fn take_over_bitmaps(&self, from: &Image, bitmaps: &[BitmapInfo]) -> Result<()> {
-        for info in bitmaps {
+        for info in bitmaps.iter().filter(|info| info.kind == SectionKind::Dirty) {
             let dirty = from.dirty_stretches(&info.name)?;
             if self.has_bitmap(&info.name) {
                 self.remove_bitmap(&info.name)?;
             }
             let granularity_shift = info.granularity.trailing_zeros() as u8;
-            let new = NewBitmap { granularity_shift, recording: true, since: Some(info.since) };
+            let new = NewBitmap { granularity_shift, since: Some(info.since), ..NewBitmap::default() };
             self.add_bitmap(&info.name, &new)?;
             self.merge_bitmap(&info.name, &dirty)?;
         }
@@ -388,12 +400,11 @@ impl Image {
         self.order.flush(layout.allocation.as_ref())?;
         self.fold(&layout)?;
         let old = self.order.header();
-        let mut draft = Draft { header: self.order.sealed_header()?, made: Vec::new() };
+        let mut draft = Draft { header: self.order.sealed_header()?, made: Vec::new(), filled: None };
         edit(&layout, &mut draft)?;
         if !draft.made.is_empty() {
-            for space in draft.made {
-                self.order.metadata(self.zero_space(space))?;
-            }
+            // Nothing names them yet: what fails here harms nobody.
+            draft.made.iter().try_for_each(|section| self.write_new(section, draft.filled == Some(section.id)))?;
             self.order.barrier()?;
         }
         self.order.seal_as(draft.header)?;
@@ -447,8 +458,35 @@ impl Image {
         let id = self.order.random();
         let (granularity_shift, covered) = (shift, layout.size);
         draft.header.sections.push(Section { id, kind, granularity_shift, required: false, offset, length, covered });
-        draft.made.push(offset..offset + length);
+        draft.made.extend(draft.header.sections.last().copied());
         Ok(id)
+    }
+
+    /// Gives `bitmap` an empty section like `like`, and puts it behind the others.
+    fn begin_count(&self, layout: &Layout, draft: &mut Draft, like: Option<Section>, bitmap: Bitmap) -> Result<()> {
+        let (kind, shift) = like.map_or((SectionKind::Dirty, 16), |section| (section.kind, section.granularity_shift));
+        let section = self.make_section(layout, draft, kind, shift)?;
+        self.reach(layout, draft)?;
+        let epoch = draft.header.epoch;
+        self.put(draft, Bitmap { section, epoch, ..bitmap })
+    }
+
+    /// Writes a new section, with no bit set or all of them.
+    fn write_new(&self, section: &Section, filled: bool) -> Result<()> {
+        self.zero_space(section.range())?;
+        if !filled {
+            return Ok(());
+        }
+        let page = Page::new();
+        set(&page, 0..BITS_PER_PAGE);
+        let mut at = 0;
+        while at < section.pages() {
+            let end = section.pages().min(at + PAGES_AT_ONCE);
+            let pages: Vec<u8> = (at..end).flat_map(|index| page.encode(section.id, index)).collect();
+            self.file.write_at(&pages, section.offset + at * PAGE_SIZE)?;
+            at = end;
+        }
+        Ok(())
     }
 
     /// Gives the file an intent section that reaches as far as its bitmaps do. No intent is set at this moment.
@@ -462,8 +500,8 @@ impl Image {
 }
 
 impl Draft {
-    fn section(&self, id: Uuid) -> Option<&Section> {
-        self.header.sections.iter().find(|section| section.id == id)
+    fn section(&self, bitmap: &Bitmap) -> Option<&Section> {
+        self.header.sections.iter().find(|section| section.id == bitmap.section)
     }
 }
 

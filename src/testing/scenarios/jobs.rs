@@ -7,11 +7,12 @@ use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::format::Parent;
 use crate::image::{CreateOptions, Image};
-use crate::jobs::{Job, Mirror, Rebase, Stream, Work, rebase_unsafe};
+use crate::jobs::{Job, Mirror, Rebase, ResumableMirror, Stream, Work, rebase_unsafe};
 use crate::limits::{SECTOR_SIZE, SLOT_SIZE};
+use crate::sync::Arc;
 use crate::testing::crash::Scenario;
 use crate::testing::laws::Open;
-use crate::testing::model::Model;
+use crate::testing::model::{Breach, Model};
 use crate::testing::world::World;
 
 /// Steps a job to its end, a few blocks at a time.
@@ -232,6 +233,80 @@ fn mirror(w: &mut World, parent: Option<&str>) -> Result<()> {
 fn watch_copy(w: &mut World, name: &'static str, open: Open) {
     let model = w.model("top").unwrap_or_else(|| Model::zeros(SIZE));
     w.view(name, open, model.durable(), false);
+}
+
+/// A copy that dies is taken up where it was, after its disk has changed.
+pub(super) const MIRROR_RESUMED: Scenario = Scenario {
+    name: "mirror, resumed",
+    setup: |w| {
+        overlay(w)?;
+        write_closed(w, "top", "top.lvd", &[BLOCK..BLOCK + 512])
+    },
+    body: |w| mirror_resumed(w, "copy.lvd", copy),
+    recover: |w| {
+        mirror_resumed(w, "copy.lvd", copy)?;
+        w.carry_on("copy", "copy.lvd")
+    },
+};
+
+/// The same into a raw file, of which nothing tells what it has.
+pub(super) const MIRROR_RAW_RESUMED: Scenario = Scenario {
+    name: "mirror into a raw file, resumed",
+    setup: overlay,
+    body: |w| mirror_resumed(w, "copy.raw", copy_raw),
+    recover: |w| mirror_resumed(w, "copy.raw", copy_raw),
+};
+
+fn mirror_resumed(w: &mut World, name: &str, open: Open) -> Result<()> {
+    if w.promised("copy") {
+        return Ok(());
+    }
+    let source = w.open("top.lvd")?;
+    // While no mirror runs: it is begun again, and was perhaps right before.
+    w.write("top", &source, 2 * BLOCK + 512..2 * BLOCK + 1024)?;
+    let raw = name.ends_with(".raw");
+    let there = if raw { w.disk.exists(name) } else { w.header(name).is_some_and(|header| header.copy_mark.is_some()) };
+    if raw {
+        drop(w.file(name)?);
+        w.disk.set_payload(name, 0..u64::MAX);
+    } else {
+        if !there {
+            let options = CreateOptions { virtual_size: SIZE, copy_mark: true, ..CreateOptions::default() };
+            Image::create(&*w.file(name)?, &*w.host, &options)?;
+        }
+        w.view("copy", open, Model::zeros(SIZE + 1), false);
+    }
+    let target = if raw { w.open(name)? } else { w.open_marked(name)? };
+    let since = || source.image(0).and_then(|image| image.bitmap("mirror")).map(|bitmap| bitmap.since).ok();
+    let before = since();
+    let work = Arc::new(ResumableMirror::new(&source, target.layers[0].clone(), "mirror", 12, !there)?);
+    let job = Job::new(work.clone(), w.host.clone());
+    for step in 0.. {
+        if job.progress().done == SIZE {
+            if !raw {
+                watch_copy(w, "copy", open);
+            }
+            w.forget_bitmap("top", "mirror");
+        } else if step == 1 && w.promised_bitmap("top", "mirror") && since() != before {
+            w.report(Err(Breach::new('S', "a mirror was begun anew, though its target says what it has")));
+        } else if step == 1 && !w.promised_bitmap("top", "mirror") {
+            w.promise_bitmap("top", "mirror");
+        }
+        if job.step(2 * BLOCK)?.finished {
+            break;
+        }
+        if step == 2 {
+            w.disk.note("what was copied is dropped from the sync bitmap", 0..0);
+            work.checkpoint()?;
+        }
+    }
+    if raw {
+        watch_copy(w, "copy", open);
+    }
+    w.promise("copy");
+    w.point();
+    w.durable("copy", || target.close())?;
+    w.durable("top", || source.close())
 }
 
 /// A whole disk is copied into a raw file, which cannot say that it is no copy yet.

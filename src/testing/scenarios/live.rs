@@ -194,6 +194,10 @@ fn copy_and_end(
         }
         w.disk.note("mirror steps", 0..0);
         mirror.step(2 * BLOCK)?;
+        if turn == 3 {
+            w.disk.note("mirror saves", 0..0);
+            mirror.save()?;
+        }
     }
     w.disk.note("READY", 0..0);
     w.point();
@@ -224,10 +228,10 @@ fn copy_and_end(
 pub(super) const MIRROR_PIVOT: Scenario = Scenario {
     name: "live mirror, pivot",
     setup: overlay,
-    body: |w| mirror(w, End::Pivot),
+    body: |w| mirror(w, End::Pivot, Begin::Anew),
     recover: |w| {
         if !w.promised("copy") {
-            mirror(w, End::Pivot)?;
+            mirror(w, End::Pivot, Begin::Anew)?;
         }
         if w.promised("copy") { w.carry_on("copy", "copy.lvd") } else { w.carry_on("top", "top.lvd") }
     },
@@ -237,10 +241,10 @@ pub(super) const MIRROR_PIVOT: Scenario = Scenario {
 pub(super) const MIRROR_SPLIT: Scenario = Scenario {
     name: "live mirror, split",
     setup: overlay,
-    body: |w| mirror(w, End::Split),
+    body: |w| mirror(w, End::Split, Begin::Anew),
     recover: |w| {
         if !w.promised("copy") {
-            mirror(w, End::Split)?;
+            mirror(w, End::Split, Begin::Anew)?;
         }
         w.carry_on("top", "top.lvd")?;
         if w.promised("copy") { w.carry_on("copy", "copy.lvd") } else { Ok(()) }
@@ -251,13 +255,36 @@ pub(super) const MIRROR_SPLIT: Scenario = Scenario {
 pub(super) const MIRROR_ABANDON: Scenario = Scenario {
     name: "live mirror, abandon",
     setup: overlay,
-    body: |w| mirror(w, End::Abandon),
+    body: |w| mirror(w, End::Abandon, Begin::Anew),
     recover: |w| w.carry_on("top", "top.lvd"),
 };
 
-fn mirror(w: &mut World, end: End) -> Result<()> {
+/// A mirror that dies is taken up where it was: its target lacks nothing in the end that the guest wrote meanwhile.
+pub(super) const MIRROR_RESUMED: Scenario = Scenario {
+    name: "live mirror, resumed",
+    setup: overlay,
+    body: |w| mirror(w, End::Split, Begin::Resumable),
+    recover: |w| {
+        if !w.promised("copy") {
+            mirror(w, End::Split, Begin::Resumable)?;
+        }
+        w.carry_on("top", "top.lvd")?;
+        if w.promised("copy") { w.carry_on("copy", "copy.lvd") } else { Ok(()) }
+    },
+};
+
+/// How a mirror begins.
+#[derive(Clone, Copy, PartialEq)]
+enum Begin {
+    /// With a new target.
+    Anew,
+    /// With the target of a run before, if there is one, and what its sync bitmap says.
+    Resumable,
+}
+
+fn mirror(w: &mut World, end: End, begin: Begin) -> Result<()> {
     let disk = Disk::new(w.open("top.lvd")?);
-    let copied = copy_to_new_file(w, &disk, end);
+    let copied = copy_to_file(w, &disk, end, begin);
     let view = match &copied {
         Ok(Some(left)) if end == End::Split => {
             w.durable("copy", || left.close())?;
@@ -274,13 +301,24 @@ fn mirror(w: &mut World, end: End) -> Result<()> {
     copied.map(drop)
 }
 
-/// Mirrors into a new file. A mirror that fails is given up.
-fn copy_to_new_file(w: &mut World, disk: &Arc<Disk>, end: End) -> Result<Option<Arc<Chain>>> {
-    let options = CreateOptions { virtual_size: SIZE, copy_mark: true, ..CreateOptions::default() };
-    Image::create(&*w.file("copy.lvd")?, &*w.host, &options)?;
+/// A mirror that fails is given up.
+fn copy_to_file(w: &mut World, disk: &Arc<Disk>, end: End, begin: Begin) -> Result<Option<Arc<Chain>>> {
+    let marked = w.header("copy.lvd").is_some_and(|header| header.copy_mark.is_some());
+    if begin == Begin::Anew || !marked {
+        let options = CreateOptions { virtual_size: SIZE, copy_mark: true, ..CreateOptions::default() };
+        Image::create(&*w.file("copy.lvd")?, &*w.host, &options)?;
+    }
     // A disk of no such size: from here on it is refused, or it is wrong.
     w.view("copy", copy, Model::zeros(SIZE + 1), false);
-    let mirror = disk.mirror_with(w.open_marked("copy.lvd")?, &OPTIONS)?;
+    let target = w.open_marked("copy.lvd")?;
+    let mirror = match begin {
+        Begin::Anew => disk.mirror_with(target, &OPTIONS)?,
+        Begin::Resumable => {
+            // While no mirror runs.
+            w.write("top", &**disk, 2 * BLOCK + 1024..2 * BLOCK + 1536)?;
+            disk.mirror_resumable(target, "mirror", 12, &OPTIONS)?
+        }
+    };
     let ended = copy_and_end(w, disk, &mirror, ("copy", copy), end);
     if ended.is_err() {
         disk.abandon(&mirror)?;

@@ -50,6 +50,8 @@ pub const ALL: &[&Scenario] = &[
     &jobs::MIRROR,
     &jobs::MIRROR_TOP,
     &jobs::MIRROR_RAW,
+    &jobs::MIRROR_RESUMED,
+    &jobs::MIRROR_RAW_RESUMED,
     &merging::MERGE,
     &merging::MERGE_PAST_SHORT,
     &merging::MERGE_INTO_RAW,
@@ -60,8 +62,8 @@ pub const ALL: &[&Scenario] = &[
     &live::MIRROR_ABANDON,
 ];
 
-/// Three more, in which so much happens that [`Limits::USUAL`](super::crash::Limits::USUAL) take minutes.
-pub const LONG: &[&Scenario] = &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MERGE_ACTIVE];
+/// More, in which so much happens that [`Limits::USUAL`](super::crash::Limits::USUAL) take minutes.
+pub const LONG: &[&Scenario] = &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MIRROR_RESUMED, &live::MERGE_ACTIVE];
 
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
 pub const LIFE: Scenario = Scenario { name: "a life", setup: bitmaps::overlay, body: |_| Ok(()), recover: |_| Ok(()) };

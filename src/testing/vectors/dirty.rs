@@ -335,6 +335,7 @@ impl Tracked {
             };
             facts.push(BitmapFacts {
                 name: mark.text(),
+                sync: mark.bits.kind == SectionKind::Sync,
                 state: ["disabled", "recording", "frozen"][usize::from(mark.state)].into(),
                 granularity: mark.bits.granule(),
                 since: mark.since.to_string(),

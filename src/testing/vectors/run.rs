@@ -11,7 +11,7 @@ use super::vector::{
 use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::format::{Header, Point};
+use crate::format::{Header, Point, SectionKind};
 use crate::image::{BitmapInfo, Image, OpenOptions, Trust};
 use crate::storage::{Host, MemoryStorage, ReadOnly, Storage};
 use crate::sync::Arc;
@@ -294,7 +294,7 @@ fn check_held(image: &Image, extent: &Stretch) -> Result<(), Mismatch> {
 /// The bitmaps, what is none, and the backup point are as the case says; the order in which they are told of is free.
 fn check_bitmaps(image: &Image, case: &Case) -> Result<(), Mismatch> {
     let (mut bitmaps, mut none) = (BTreeSet::new(), Vec::new());
-    for BitmapInfo { name, state, since, granularity, trust, broken } in image.bitmaps() {
+    for BitmapInfo { name, kind, state, since, granularity, trust, broken } in image.bitmaps() {
         if let Some(rule) = broken {
             none.push(NoBitmap { name, broken: rule.id().into() });
             continue;
@@ -305,8 +305,8 @@ fn check_bitmaps(image: &Image, case: &Case) -> Result<(), Mismatch> {
             Trust::Stale => Trusted::Stale,
         };
         let dirty = dirty(image, &name).map_err(|error| format!("the bitmap {name:?}: {error}"))?;
-        let (state, since) = (state.to_string(), since.to_string());
-        bitmaps.insert(BitmapFacts { name, state, granularity, since, trust, dirty });
+        let (state, since, sync) = (state.to_string(), since.to_string(), kind == SectionKind::Sync);
+        bitmaps.insert(BitmapFacts { name, sync, state, granularity, since, trust, dirty });
     }
     same("what is told of bitmaps", &bitmaps, &case.bitmaps.iter().cloned().collect())?;
     let mut expected = case.no_bitmaps.clone();

@@ -194,6 +194,9 @@ pub struct Facts {
 pub struct BitmapFacts {
     /// Its name.
     pub name: String,
+    /// It tells what the target of a mirror lacks.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sync: bool,
     /// `disabled`, `recording` or `frozen`.
     pub state: String,
     /// Bytes of a granule.
