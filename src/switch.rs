@@ -110,7 +110,6 @@ mistakes! {
     NoLastLook "what fell behind before the guest was held is not copied"
     FinishUnchecked "a target whose last barrier failed is pivoted to"
     DiscardGivesUp "a discard gives blocks up, and what lies below shines through"
-    ForgottenUnderWay "a sync bitmap forgets a change that is made, but not marked as behind yet"
     IntentStaysHit "an intent that is being cleared still counts for writes that come meanwhile"
     FillUnlocked "a fill does not exclude writes of the guest"
     FillTrustsOldLook "a fill does not look again, once it has the block, whether the guest wrote it meanwhile"

@@ -5,6 +5,7 @@ mod common;
 use common::{MIB, Place, Random, content, feed, lvd as command, run, same};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -465,4 +466,29 @@ fn bitmaps_and_backups() {
     lvd!("bitmap", "add", &disk, "weekly").fails(1, "already");
     lvd!("bitmap", "clear", &disk, "monthly").fails(1, "no bitmap \"monthly\"");
     lvd!("bitmap", "add", "-f", "raw", &raw, "x").fails(1, "--sidecar");
+}
+
+#[test]
+fn a_mirror_that_was_stopped_goes_on() {
+    let place = Place::new();
+    let (image, copy) = (place.path("disk.lvd").display().to_string(), place.path("copy.lvd").display().to_string());
+    lvd!("create", &image, "16M").ok();
+    lvd!("write", "-P", "7", &image, "0", "16M").ok();
+    let words = ["mirror", "--resume", "copying", "--threads", "1", "--json", &image, &copy];
+    let slow = [&["mirror", "--resume", "copying", "--threads", "1", "--speed", "20M"][..], &[&image, &copy]].concat();
+    let there = place.path("copy.lvd");
+    interrupted(&slow, "-TERM", move || there.metadata().is_ok_and(|facts| facts.blocks() > 4096))
+        .fails(1, "cancelled");
+    assert!(lvd!("info", &copy).ok().text().contains("not a copy yet"));
+    assert!(lvd!("bitmap", "list", &image).ok().text().contains("sync, recording"));
+    // While no mirror runs.
+    lvd!("write", "-P", "8", &image, "0", "4K").ok();
+    let copied = lvd!(words[0], words[1], words[2], words[3], words[4], words[5], words[6], words[7]).ok().json();
+    let copied = copied["copied"].as_u64().unwrap();
+    assert!(copied > 0 && copied < 15 << 20, "{copied} bytes were copied again");
+    lvd!("compare", &image, &copy).ok();
+    assert!(!lvd!("bitmap", "list", &image).ok().text().contains("copying"), "it goes with the mirror");
+    lvd!("mirror", "--resume", "copying", &image, &copy).fails(1, "not created as the target of a copy");
+    lvd!("bitmap", "add", &image, "daily").ok();
+    lvd!("mirror", "--resume", "daily", &image, place.path("new.lvd")).fails(1, "tells of changes");
 }

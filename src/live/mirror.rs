@@ -371,9 +371,7 @@ impl LiveMirror {
         let Some(lacking) = &self.lacking else { return Ok(()) };
         lacking.drop_copied(|| {
             // Changes that the bitmap forgets are marked as behind, or are in the target, once they have ended.
-            if !planted(Mistake::ForgottenUnderWay) {
-                drop(write(&self.changing));
-            }
+            drop(write(&self.changing));
             let state = self.state();
             match state.stopped {
                 true => Err(Error::Cancelled),

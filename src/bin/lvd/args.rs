@@ -399,6 +399,10 @@ pub struct Mirror {
     /// TARGET holds the disk as it was at the start of this bitmap: copy what it says has changed since.
     #[arg(long, value_name = "NAME", conflicts_with = "sync")]
     pub bitmap: Option<String>,
+    /// Keep in this bitmap of IMG what TARGET lacks: called again after it was stopped, the mirror goes on with TARGET
+    /// from there, whatever was written to IMG meanwhile. The bitmap goes when the mirror is done.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["sync", "bitmap"])]
+    pub resume: Option<String>,
     /// Format of TARGET.
     #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
     pub output_format: OutputFormat,

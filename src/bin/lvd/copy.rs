@@ -4,6 +4,7 @@ use crate::args::{Compare, Convert, Format, Mirror, Opening, OutputFormat, Runni
 use crate::open::{Disk, Target, beside};
 use crate::run::{self, Done};
 use crate::{Outcome, output};
+use lvd::chain::Layer;
 use lvd::format::Parent;
 use lvd::image::CreateOptions;
 use lvd::jobs::{self, Job, Work};
@@ -12,6 +13,9 @@ use serde_json::json;
 use std::ops::Range;
 use std::path::{Path, absolute};
 use std::sync::Arc;
+
+/// Granules of a sync bitmap, as a power of two: 64 KiB.
+const SYNC_GRANULE: u8 = 16;
 
 pub fn convert(arguments: &Convert) -> Result<()> {
     let format = match arguments.output_format {
@@ -37,6 +41,9 @@ pub fn mirror(arguments: &Mirror) -> Result<()> {
     let (format, running) = (arguments.output_format, &arguments.running);
     if let Some(name) = &arguments.bitmap {
         return bring_up(arguments, name);
+    }
+    if let Some(name) = &arguments.resume {
+        return go_on(arguments, name);
     }
     match (arguments.sync, format) {
         (Sync::Top, OutputFormat::Raw) => {
@@ -75,17 +82,50 @@ fn copy(
 /// Copies what a bitmap has dirty onto an older copy of the disk.
 fn bring_up(arguments: &Mirror, name: &str) -> Result<()> {
     let source = Disk::open(&arguments.image, &arguments.opening, false)?;
+    let target = unfinished(arguments)?;
+    let layer = target.top()?.clone();
+    let work = jobs::Backup::onto(source.chain(), layer, name)?;
+    let job = Job::new(work, source.chain().host().clone());
+    finish(&job, "mirror", &arguments.running, || target.close())
+}
+
+/// Opens a target that is there. One that was stopped says that it is no copy: the caller makes it one.
+fn unfinished(arguments: &Mirror) -> Result<Disk> {
     let format = match arguments.output_format {
         OutputFormat::Lvd => Format::Lvd,
         OutputFormat::Raw => Format::Raw,
     };
     let opening = Opening { format: Some(format), cache: arguments.opening.cache, ..Opening::default() };
-    // One that was stopped says that it is no copy: this is what makes it one.
-    let target = Disk::open(&arguments.target, &Opening { ignore_marks: true, ..opening }, true)?;
-    let layer = target.top()?.clone();
-    let work = jobs::Backup::onto(source.chain(), layer, name)?;
-    let job = Job::new(work, source.chain().host().clone());
-    finish(&job, "mirror", &arguments.running, || target.close())
+    Disk::open(&arguments.target, &Opening { ignore_marks: true, ..opening }, true)
+}
+
+/// Copies the whole disk, or what the target of a run before still lacks of it.
+fn go_on(arguments: &Mirror, name: &str) -> Result<()> {
+    let source = Disk::open(&arguments.image, &arguments.opening, true)?;
+    crate::bitmap::image(&source)?;
+    let (size, running) = (source.chain().size(), &arguments.running);
+    let resume = |layer: Layer, fresh: bool, close: &dyn Fn() -> Result<()>| {
+        let work = Arc::new(jobs::ResumableMirror::new(source.chain(), layer, name, SYNC_GRANULE, fresh)?);
+        let job = Job::new(work.clone(), source.chain().host().clone());
+        finish(&job, "mirror", running, || {
+            let progress = job.progress();
+            // Stopped, or failed: what was copied need not be copied again. The failure is told anyway.
+            let stopped = !progress.finished && progress.done > 0;
+            let saved = if stopped { work.checkpoint() } else { Ok(()) };
+            close().and(saved)
+        })
+    };
+    let done = if arguments.target.exists() {
+        let target = unfinished(arguments)?;
+        resume(target.top()?.clone(), false, &|| target.close())
+    } else {
+        // Whatever comes of it, what was copied stays.
+        let target = Target::open(&arguments.target, arguments.opening.cache)?;
+        let (layer, fresh) = target.layer(arguments.output_format, size)?;
+        resume(layer.clone(), fresh, &|| layer.close())
+    };
+    let closed = source.close();
+    done.and(closed)
 }
 
 /// Copies what the top layer holds into a new overlay of the same parent.
