@@ -511,7 +511,7 @@ impl LiveMirror {
 
     /// Requests whose bytes do not overlap. Each change falls behind or goes through.
     fn together(&self, batch: &mut [Request<'_>], source: &dyn BlockDevice) -> Vec<Result<()>> {
-        let _changing = read(&self.changing);
+        let _changing = self.lacking.as_ref().map(|_| read(&self.changing));
         let tracked = batch.iter().enumerate().filter_map(|(at, request)| {
             let change = Change::of(request)?;
             Some((at, change, self.granules_of(&change)?))

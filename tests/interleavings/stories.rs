@@ -305,6 +305,13 @@ pub(crate) fn mirrors_that_are_abandoned() {
     assert!(carries_mark(&target), "and it is no copy");
 }
 
+/// What is on its way in a guest's request lands only if that gets its turn.
+fn step_until_ready(mirror: &LiveMirror, budget: u64) {
+    while !mirror.step(budget).unwrap().ready {
+        pause();
+    }
+}
+
 /// At READY every cell of the target is, durably, what the guest's disk held there since the mirror began.
 pub(crate) fn ready_tells_of_a_whole_copy() {
     let mut rig = Rig::new(&layers(1), 1);
@@ -313,7 +320,7 @@ pub(crate) fn ready_tells_of_a_whole_copy() {
     let (store, target) = rig.target(!once_in(3));
     let offset = data_offset(&target);
     let (mirror, attached) = rig.timed(|| rig.disk.mirror_with(target, &options(Pace::WriteThrough)).unwrap());
-    while !mirror.step(GRANULE).unwrap().ready {}
+    step_until_ready(&mirror, GRANULE);
     let (durable, now) = (store.durable_cells(offset), rig.history.now());
     rig.disk.abandon(&mirror).unwrap();
     rig.finish();
@@ -325,7 +332,7 @@ pub(crate) fn ends_that_meet() {
     let mut rig = Rig::new(&layers(1), 1);
     let (store, target) = rig.target(true);
     let mirror = rig.disk.mirror_with(target, &options(Pace::Background)).unwrap();
-    while !mirror.step(SIZE).unwrap().ready {}
+    step_until_ready(&mirror, SIZE);
     rig.start_guests(5);
     pause();
     let (disk, other, split) = (rig.disk.clone(), mirror.clone(), once_in(2));
