@@ -126,15 +126,8 @@ impl Work for Backup {
     fn piece(&self, range: Range<u64>) -> Result<u64> {
         let Some((image, name)) = &self.dirty else { return self.copy.piece(range) };
         let (source, target) = (self.source[0].device(), self.target.device());
-        let (mut at, mut copied) = (range.start, 0);
-        while at < range.end {
-            let (dirty, end) = image.bitmap_run(name, at, range.end)?;
-            if dirty {
-                copied += copy(&*source, &*target, at..end, Zeros::Written)?;
-            }
-            at = end;
-        }
-        Ok(copied)
+        let dirty = image.dirty_within(name, range)?;
+        dirty.into_iter().map(|stretch| copy(&*source, &*target, stretch, Zeros::Written)).sum()
     }
 
     fn checkpoint(&self) -> Result<()> {

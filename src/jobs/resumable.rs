@@ -161,15 +161,7 @@ impl Lacking {
 
     /// What of `range` the target lacks.
     fn stretches(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
-        let (mut lacking, mut at) = (Vec::new(), range.start);
-        while at < range.end {
-            let (dirty, end) = self.image.bitmap_run(&self.name, at, range.end)?;
-            if dirty {
-                lacking.push(at..end);
-            }
-            at = end;
-        }
-        Ok(lacking)
+        self.image.dirty_within(&self.name, range)
     }
 
     /// Drops from the bitmap what the target has by now, durably: all but what `rest` says, and what changes from here on.

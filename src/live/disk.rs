@@ -174,11 +174,9 @@ impl Disk {
     /// # Errors
     /// As [`mirror`](Self::mirror).
     pub fn mirror_with(&self, target: Chain, options: &MirrorOptions) -> Result<Arc<LiveMirror>> {
-        self.attach("a mirror", |serving| {
-            serving.check_target(&target)?;
-            let top = target.layer(0)?.clone();
-            let work = Mirror::full(serving.chain.top(), top.clone(), false)?;
-            Ok((self.live(work, None, top.device(), options), target))
+        self.mirror_into(target, |chain, top| {
+            let work = Mirror::full(chain.top(), top.clone(), false)?;
+            Ok(self.live(work, None, top.device(), options))
         })
     }
 
@@ -195,12 +193,22 @@ impl Disk {
         granularity_shift: u8,
         options: &MirrorOptions,
     ) -> Result<Arc<LiveMirror>> {
+        self.mirror_into(target, |chain, top| {
+            let work = ResumableMirror::new(chain, top.clone(), name, granularity_shift, false)?;
+            let lacking = Some(work.lacking().clone());
+            Ok(self.live(work, lacking, top.device(), options))
+        })
+    }
+
+    /// `make` makes the mirror of the disk into the top of `target`.
+    fn mirror_into(
+        &self,
+        target: Chain,
+        make: impl FnOnce(&Chain, &Layer) -> Result<LiveMirror>,
+    ) -> Result<Arc<LiveMirror>> {
         self.attach("a mirror", |serving| {
             serving.check_target(&target)?;
-            let top = target.layer(0)?.clone();
-            let work = ResumableMirror::new(&serving.chain, top.clone(), name, granularity_shift, false)?;
-            let lacking = Some(work.lacking().clone());
-            Ok((self.live(work, lacking, top.device(), options), target))
+            Ok((make(&serving.chain, target.layer(0)?)?, target))
         })
     }
 

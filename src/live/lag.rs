@@ -117,7 +117,7 @@ impl Lag {
             self.mark(granules.clone());
         }
         let place = self.in_flight.iter().position(|taken| *taken == granules);
-        place.map(|place| self.in_flight.swap_remove(place));
+        self.in_flight.swap_remove(place.expect("what lands was taken, and as one"));
     }
 
     /// Every granule was taken, or written to both disks: what is behind now, or ever will be, has relapsed.

@@ -362,9 +362,17 @@ impl Image {
     /// As [`bitmap_run`](Self::bitmap_run).
     pub fn dirty_stretches(&self, name: &str) -> Result<Vec<Range<u64>>> {
         let size = read(&self.layout).size;
-        let (mut dirty, mut at) = (Vec::new(), 0);
-        while at < size {
-            let (set, end) = self.bitmap_run(name, at, size)?;
+        self.dirty_within(name, 0..size)
+    }
+
+    /// The dirty stretches of the bitmap `name` in `range`, in bytes.
+    ///
+    /// # Errors
+    /// As [`bitmap_run`](Self::bitmap_run).
+    pub(crate) fn dirty_within(&self, name: &str, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+        let (mut dirty, mut at) = (Vec::new(), range.start);
+        while at < range.end {
+            let (set, end) = self.bitmap_run(name, at, range.end)?;
             if set {
                 dirty.push(at..end);
             }

@@ -242,13 +242,7 @@ pub(super) const MIRROR_SPLIT: Scenario = Scenario {
     name: "live mirror, split",
     setup: overlay,
     body: |w| mirror(w, End::Split, Begin::Anew),
-    recover: |w| {
-        if !w.promised("copy") {
-            mirror(w, End::Split, Begin::Anew)?;
-        }
-        w.carry_on("top", "top.lvd")?;
-        if w.promised("copy") { w.carry_on("copy", "copy.lvd") } else { Ok(()) }
-    },
+    recover: |w| split_again(w, Begin::Anew),
 };
 
 /// A copy is given up. What is left of it never opens.
@@ -264,14 +258,16 @@ pub(super) const MIRROR_RESUMED: Scenario = Scenario {
     name: "live mirror, resumed",
     setup: overlay,
     body: |w| mirror(w, End::Split, Begin::Resumable),
-    recover: |w| {
-        if !w.promised("copy") {
-            mirror(w, End::Split, Begin::Resumable)?;
-        }
-        w.carry_on("top", "top.lvd")?;
-        if w.promised("copy") { w.carry_on("copy", "copy.lvd") } else { Ok(()) }
-    },
+    recover: |w| split_again(w, Begin::Resumable),
 };
+
+fn split_again(w: &mut World, begin: Begin) -> Result<()> {
+    if !w.promised("copy") {
+        mirror(w, End::Split, begin)?;
+    }
+    w.carry_on("top", "top.lvd")?;
+    if w.promised("copy") { w.carry_on("copy", "copy.lvd") } else { Ok(()) }
+}
 
 /// How a mirror begins.
 #[derive(Clone, Copy, PartialEq)]
