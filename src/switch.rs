@@ -106,6 +106,7 @@ mistakes! {
     ReadyBeforeFlush "ready is said before the target is durable"
     PivotBesideRequests "a pivot does not wait for requests that are under way on the source"
     UnannouncedWrites "writes under way do not count when another one asks whether the lag has room"
+    ForgottenUnderWay "a sync bitmap forgets a change that is made, but not marked as behind yet"
     CopyAfterEnd "a pivot that is under way goes on copying after the mirror was given up"
     NoLastLook "what fell behind before the guest was held is not copied"
     FinishUnchecked "a target whose last barrier failed is pivoted to"

@@ -8,7 +8,7 @@ use crate::image::{BitmapInfo, Image, NewBitmap, Trust};
 use crate::jobs::control::Work;
 use crate::jobs::mirror::Mirror;
 use crate::switch::{Step, skipped};
-use crate::sync::{Arc, Mutex, MutexGuard, lock};
+use crate::sync::{Arc, Mutex, lock};
 use std::ops::Range;
 
 /// A [`Mirror`] of a whole disk that copies only what its sync bitmap has dirty.
@@ -29,7 +29,7 @@ pub(crate) struct Lacking {
     source: Vec<Layer>,
     target: Layer,
     fresh: bool,
-    /// Whether the bitmap has ended. Held while the bitmap is frozen.
+    /// Whether this run is through with the bitmap. Held while the bitmap is frozen.
     ended: Mutex<bool>,
 }
 
@@ -109,7 +109,7 @@ impl Work for ResumableMirror {
     /// For a disk at rest. Beside a guest it is the live mirror that knows what is equal.
     fn checkpoint(&self) -> Result<()> {
         let not_done = self.not_done();
-        self.lacking.drop_copied(|| Ok(not_done))
+        self.lacking.drop_copied(|| not_done)
     }
 
     fn finish(&self) -> Result<()> {
@@ -170,16 +170,16 @@ impl Lacking {
     /// was when it was called.
     ///
     /// # Errors
-    /// What `rest` returns; the host's: the bitmap then tells of more than it need. `Cancelled` once it has ended.
-    pub(crate) fn drop_copied(&self, rest: impl FnOnce() -> Result<Vec<Range<u64>>>) -> Result<()> {
-        let ended = self.alone();
+    /// The host's: the bitmap then tells of more than it need.
+    pub(crate) fn drop_copied(&self, rest: impl FnOnce() -> Vec<Range<u64>>) -> Result<()> {
+        let ended = lock(&self.ended);
         if *ended {
-            return Err(Error::Cancelled);
+            return Ok(());
         }
         self.thaw()?;
         let before = self.image.bitmap(&self.name)?.since;
         let point = self.image.freeze_bitmap(&self.name, None)?;
-        let rest = rest()?;
+        let rest = rest();
         if !skipped(Step::EqualDurable) {
             self.target.secure()?;
             self.source.iter().try_for_each(Layer::secure)?;
@@ -193,15 +193,17 @@ impl Lacking {
         self.image.hand_over_bitmap(&self.name)
     }
 
-    /// Nobody else writes to bitmap and target for it, until the result is dropped.
-    pub(crate) fn alone(&self) -> MutexGuard<'_, bool> {
-        lock(&self.ended)
+    /// On return this run writes no more to the bitmap, nor to the target's points, and another one may take them up.
+    pub(crate) fn stop(&self) {
+        *lock(&self.ended) = true;
     }
 
     /// The target, which is durably all there, lacks nothing any more: after this it may lose its mark (SYN-05).
     fn end(&self) -> Result<()> {
-        let mut ended = self.alone();
-        self.image.remove_bitmap(&self.name)?;
+        let mut ended = lock(&self.ended);
+        if !*ended {
+            self.image.remove_bitmap(&self.name)?;
+        }
         *ended = true;
         self.target.image().map_or(Ok(()), |target| target.set_points(Vec::new()))
     }

@@ -371,12 +371,8 @@ impl LiveMirror {
         let Some(lacking) = &self.lacking else { return Ok(()) };
         lacking.drop_copied(|| {
             // Changes that the bitmap forgets are marked as behind, or are in the target, once they have ended.
-            drop(write(&self.changing));
-            let state = self.state();
-            match state.stopped {
-                true => Err(Error::Cancelled),
-                false => Ok(state.lag.rest().iter().map(|granules| self.bytes(granules)).collect()),
-            }
+            drop((!planted(Mistake::ForgottenUnderWay)).then(|| write(&self.changing)));
+            self.state().lag.rest().iter().map(|granules| self.bytes(granules)).collect()
         })
     }
 
@@ -468,7 +464,9 @@ impl LiveMirror {
             state = wait(&self.landed, state);
         }
         drop(state);
-        drop(self.lacking.as_ref().map(|lacking| lacking.alone()));
+        if let Some(lacking) = &self.lacking {
+            lacking.stop();
+        }
     }
 
     /// What a guest asks of `source` in one go, and what the target needs for it.

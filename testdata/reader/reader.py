@@ -438,7 +438,7 @@ class Bits:
 
 
 # What a dirty bitmap tells of a disk (bitmaps.md): `dirty` are the stretches [start, end), each as long as possible.
-Told = namedtuple("Told", "name state granularity since trust dirty")
+Told = namedtuple("Told", "name sync state granularity since trust dirty")
 
 
 def dirty_bits(file, section, size):
@@ -503,7 +503,8 @@ def told(file, header, size, distrusted):
             continue                                    # a successor, which is told of with the frozen one (BMP-08)
         trusts = [trust(part) for part in parts if part.state != FROZEN] or ["stale"]
         stretches = [(0, size)] if trusts == ["stale"] else itertools.chain(*map(dirty, parts))
-        yield Told(record.name.decode(), BITMAP_STATES[record.state], 1 << header.section_of(record).shift,
+        section = header.section_of(record)
+        yield Told(record.name.decode(), section.kind == SYNC, BITMAP_STATES[record.state], 1 << section.shift,
                    printed(record.since), trusts[0], united(stretches, size))
 
 

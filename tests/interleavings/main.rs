@@ -7,7 +7,7 @@
 //! Every lock and atomic of the library is then shuttle's (`src/sync.rs`), and each use of one a point where another
 //! thread may go on. `LVD_INTERLEAVINGS=N` runs every story N times with either scheduler (200). A failing run prints its
 //! schedule; `LVD_REPLAY=SCHEDULE` with the test's name runs exactly that again. `LVD_INTERLEAVINGS_SEED=S` chooses other
-//! orders.
+//! orders. `LVD_MISTAKE=NAME` looks for one planted mistake alone.
 #![cfg(shuttle)]
 
 mod history;

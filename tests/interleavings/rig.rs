@@ -276,17 +276,25 @@ impl Rig {
     /// A mirror's target: an image with a copy mark, or a raw file.
     pub(crate) fn target(&self, image: bool) -> (Arc<Store>, Chain) {
         let store = Store::new("target");
-        let options = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
         if image {
             let create = CreateOptions { virtual_size: SIZE, copy_mark: true, ..CreateOptions::default() };
             Image::create(&*store, &*self.host, &create).unwrap();
-            let chain = Chain::open(store.clone(), self.host.clone(), &GivenParents::new([]), &options).unwrap();
-            return (store, chain);
+        } else {
+            store.set_size(SIZE).unwrap();
+            // What an earlier copy left there.
+            store.write_at(&[222; SIZE as usize], 0).unwrap();
         }
-        store.set_size(SIZE).unwrap();
-        // What an earlier copy left there.
-        store.write_at(&[222; SIZE as usize], 0).unwrap();
-        (store.clone(), Chain::open_raw(store, self.host.clone(), &options).unwrap())
+        (store.clone(), self.target_in(&store, image))
+    }
+
+    /// Opens a mirror's target.
+    pub(crate) fn target_in(&self, store: &Arc<Store>, image: bool) -> Chain {
+        let (store, host) = (store.clone(), self.host.clone());
+        let options = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
+        match image {
+            true => Chain::open(store, host, &GivenParents::new([]), &options).unwrap(),
+            false => Chain::open_raw(store, host, &options).unwrap(),
+        }
     }
 }
 

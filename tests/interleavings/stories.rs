@@ -25,6 +25,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("mirrors_that_pivot", mirrors_that_pivot),
     ("mirrors_that_split", mirrors_that_split),
     ("mirrors_that_are_abandoned", mirrors_that_are_abandoned),
+    ("mirrors_that_are_taken_up_again", mirrors_that_are_taken_up_again),
     ("ends_that_meet", ends_that_meet),
     ("mirrors_of_a_failing_disk", mirrors_of_a_failing_disk),
     ("mirrors_into_a_failing_disk", mirrors_into_a_failing_disk),
@@ -305,6 +306,37 @@ pub(crate) fn mirrors_that_are_abandoned() {
     assert!(carries_mark(&target), "and it is no copy");
 }
 
+/// Runs that are given up, and one that goes to its end: what the sync bitmap forgets on the way is in the target.
+pub(crate) fn mirrors_that_are_taken_up_again() {
+    let mut rig = Rig::new(&layers(1 + below(2)), 1);
+    let image = !once_in(3);
+    let (store, target) = rig.target(image);
+    let begin = |rig: &Rig, target, pace| {
+        rig.disk.mirror_resumable(target, "copy", GRANULE.ilog2() as u8, &options(pace)).unwrap()
+    };
+    let mut mirror = begin(&rig, target, if once_in(2) { Pace::Background } else { pace() });
+    if !once_in(3) {
+        step_until_ready(&mirror, SIZE);
+    }
+    rig.start_guests(4);
+    for _ in 0..1 + below(2) {
+        // Without a copier the next run has to know of all that the guests write.
+        copiers(&mirror, below(2), None);
+        let saver = mirror.clone();
+        spawn(move || (0..3).for_each(|_| drop((saver.save(), pause()))));
+        (0..below(20)).for_each(|_| pause());
+        rig.disk.abandon(&mirror).unwrap();
+        mirror = begin(&rig, rig.target_in(&store, image), pace());
+    }
+    copiers(&mirror, 1 + below(2), None);
+    moody(&mirror);
+    until_ready(&mirror);
+    let (target, window) = rig.timed(|| rig.disk.split(&mirror).unwrap());
+    let copy = content(&*target);
+    rig.finish();
+    rig.history.check_instant(window, &copy, "the split target");
+}
+
 /// What is on its way in a guest's request lands only if that gets its turn.
 fn step_until_ready(mirror: &LiveMirror, budget: u64) {
     while !mirror.step(budget).unwrap().ready {
@@ -355,25 +387,33 @@ pub(crate) fn mirrors_of_a_failing_disk() {
     rig.faulty.store(true, Ordering::Relaxed);
     // The first writes are those of the session's header.
     rig.stores[0].arm(Fault::Write(if once_in(4) { 1 } else { 4 } + below(8)));
-    mirror_among_errors(rig, store, target);
+    mirror_among_errors(rig, store, target, None);
 }
 
 /// A write or barrier of the copy fails. The guest does not hear of it, and the copy is right in the end, or is none.
 pub(crate) fn mirrors_into_a_failing_disk() {
     let rig = Rig::new(&layers(1), 1);
     let (store, target) = rig.target(!once_in(2));
-    store.arm(if once_in(2) { Fault::Sync(1 + below(8)) } else { Fault::Write(1 + below(12)) });
-    mirror_among_errors(rig, store, target);
+    let fault = if once_in(2) { Fault::Sync(1 + below(8)) } else { Fault::Write(1 + below(12)) };
+    let at_pivot = once_in(3).then_some(fault);
+    if at_pivot.is_none() {
+        store.arm(fault);
+    }
+    mirror_among_errors(rig, store, target, at_pivot);
 }
 
-fn mirror_among_errors(mut rig: Rig, store: Arc<Store>, target: Chain) {
+/// At the first pivot `at_pivot` befalls the target.
+fn mirror_among_errors(mut rig: Rig, store: Arc<Store>, target: Chain, mut at_pivot: Option<Fault>) {
     let (offset, faulty) = (data_offset(&target), rig.faulty.load(Ordering::Relaxed));
     // When one of a batch fails, all of them are done again, each by itself: no register does that.
     rig.batches = false;
     rig.start_guests(5);
-    let Ok(mirror) = rig.disk.mirror_with(target, &options(if once_in(2) { Pace::Background } else { pace() })) else {
-        return rig.finish();
+    let options = options(if once_in(2) { Pace::Background } else { pace() });
+    let mirror = match once_in(3) {
+        true => rig.disk.mirror_resumable(target, "copy", GRANULE.ilog2() as u8, &options),
+        false => rig.disk.mirror_with(target, &options),
     };
+    let Ok(mirror) = mirror else { return rig.finish() };
     let errors = Arc::new(AtomicU64::new(0));
     copiers(&mirror, 1 + below(2), Some(errors.clone()));
     moody(&mirror);
@@ -389,6 +429,7 @@ fn mirror_among_errors(mut rig: Rig, store: Arc<Store>, target: Chain) {
         }
         // The target's errors are not the guest's before it is the guest's disk.
         rig.faulty.store(true, Ordering::Relaxed);
+        at_pivot.take().into_iter().for_each(|fault| store.arm(fault));
         match rig.timed(|| rig.disk.pivot(&mirror)) {
             (Ok(old), window) => break (old, window),
             (Err(_), _) => failures += 1,
@@ -490,6 +531,7 @@ mod run {
         mirrors_that_pivot
         mirrors_that_split
         mirrors_that_are_abandoned
+        mirrors_that_are_taken_up_again
         ready_tells_of_a_whole_copy
         ends_that_meet
         mirrors_of_a_failing_disk

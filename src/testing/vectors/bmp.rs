@@ -5,13 +5,25 @@ use super::draft::{BITMAP, Draft, POINT, REQUIRED};
 use super::maker::{Maker, id, raw};
 use super::vector::{Flag, Role, Vector, Verdict};
 use super::{IMAGE, broken, plain, sparse_overlay};
-use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Uuid};
+use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, State, Uuid};
 use crate::limits::{PAGE_SIZE, SECTOR_SIZE};
 use crate::violation::Violation as V;
 
 pub(super) fn all() -> Vec<Vector> {
-    [told(), covered(), unreadable(), trusted(), frozen(), names(), records(), sections(), kept_out(), points()]
-        .concat()
+    [
+        told(),
+        covered(),
+        unreadable(),
+        trusted(),
+        frozen(),
+        syncs(),
+        names(),
+        records(),
+        sections(),
+        kept_out(),
+        points(),
+    ]
+    .concat()
 }
 
 /// Bytes that the bits of one sector speak of, with granules of 4 KiB.
@@ -346,6 +358,74 @@ fn frozen() -> Vec<Vector> {
                 .bitmap("daily", FROZEN, frozen())
                 .bitmap("daily", RECORDING, after())
                 .mark(Mark::new("daily", FROZEN, Bits::dirty(12, &[14])).none(V::BitmapName)),
+        ),
+    ]
+}
+
+/// What a mirror left that has not ended: another kind of section, and a bitmap like any other.
+fn syncs() -> Vec<Vector> {
+    let lacking = || Bits::sync(12, &[4, 5, 15]);
+    vec![
+        tells(
+            "bmp-sync",
+            "A sync bitmap beside one of changes.",
+            &["BMP-04", "BMP-05"],
+            disk().bitmap("mirror", RECORDING, lacking()).bitmap("daily", RECORDING, Bits::dirty(12, &[1])),
+        ),
+        tells(
+            "bmp-sync-all_dirty",
+            "A mirror that has just begun: its target lacks everything.",
+            &["BMP-04", "SYN-02"],
+            disk().bitmap("mirror", RECORDING, Bits::sync(13, &[0, 1, 2, 3, 4, 5, 6, 7])),
+        ),
+        tells(
+            "bmp-sync-intents",
+            "The source's writer did not close it: what intents speak of the target may lack too.",
+            &["BMP-04", "INT-02"],
+            disk().bitmap("mirror", RECORDING, lacking()).intents(Bits::intents(14, &[0])).state(State::Writing),
+        )
+        .flag(Flag::Crash),
+        tells(
+            "bmp-sync-frozen",
+            "A mirror died while its bitmap was frozen: the target lacks what either of the two tells.",
+            &["BMP-04", "BMP-08"],
+            disk().bitmap("mirror", FROZEN, lacking()).bitmap("mirror", RECORDING, Bits::sync(12, &[0, 5])),
+        ),
+        tells(
+            "bmp-sync-stale",
+            "Somebody who knows no bitmaps has written to the source: nobody knows what the target lacks.",
+            &["BMP-04", "BMP-06"],
+            disk().mark(Mark::new("mirror", RECORDING, lacking()).until(former())),
+        ),
+        tells(
+            "bmp-sync-disabled",
+            "A snapshot disabled it: it tells of what the target lacked then.",
+            &["BMP-04", "BMP-07"],
+            disk().bitmap("mirror", DISABLED, lacking()),
+        ),
+        tells(
+            "bmp-sync-bad_sector",
+            "Its sector is bad: the target may lack everything.",
+            &["BMP-04", "BMP-05"],
+            disk().bitmap("mirror", RECORDING, lacking().rotten(&[0])),
+        ),
+        tells(
+            "bmp-sync-one_section_for_two",
+            "Two records name one section of kind 4: the second one is no bitmap.",
+            &["BMP-04"],
+            {
+                let one = disk().bitmap("mirror", RECORDING, lacking());
+                let section = one.first_section();
+                one.mark(Mark::new("again", RECORDING, Bits::dirty(12, &[])).of(section).none(V::BitmapSection))
+            },
+        ),
+        spoilt(
+            "bmp-sync-reserved",
+            "A sync bitmap whose reserved bytes are not zero is none.",
+            V::BitmapRecord,
+            |payload| {
+                payload[63] = 1;
+            },
         ),
     ]
 }

@@ -45,6 +45,11 @@ impl Bits {
         Bits::new(SectionKind::Dirty, shift, set)
     }
 
+    /// What a mirror's target lacks, in granules of `2^shift` bytes.
+    pub(super) fn sync(shift: u8, set: &[u64]) -> Bits {
+        Bits::new(SectionKind::Sync, shift, set)
+    }
+
     /// Intents for regions of `2^shift` bytes.
     pub(super) fn intents(shift: u8, set: &[u64]) -> Bits {
         Bits::new(SectionKind::Intent, shift, set)
