@@ -4,12 +4,11 @@
     reader.py info  FILE
     reader.py read  FILE [--parent FILE]... [--volume FILE] [--override RULE]... -o OUT
     reader.py dirty FILE [--parent FILE]... [--volume FILE] [--beside FILE] [--override RULE]...
-    reader.py check FILE
 
-`info` prints what the header says, `read` writes what the guest sees to the new file OUT, `check` reports all broken
-rules, and `dirty` says what the dirty bitmaps of FILE tell, and those in the sidecar BESIDE it. Parents are listed from
-the top's parent down; no others are opened. The answer is one JSON object on standard output. The exit status is 1 if
-the file was refused, breaks a rule or could not be read in full.
+`info` prints what the header says, `read` writes what the guest sees to the new file OUT, and `dirty` says what the
+dirty bitmaps of FILE tell, and those in the sidecar BESIDE it. Parents are listed from the top's parent down; no others
+are opened. The answer is one JSON object on standard output. The exit status is 1 if the file was refused or could not
+be read in full.
 
 Identifiers such as HDR-05 are rules of format.md, chain.md, foreign.md and bitmaps.md. Nothing in here ever writes to an
 image.
@@ -175,8 +174,8 @@ class File:
 class Header:
     """The header in a whole slot. Its records are there once `judge` has run to its end."""
 
-    def __init__(self, data):
-        self.data, self.records = data, {record_type: [] for record_type in RECORDS}
+    def __init__(self, data, slot):
+        self.data, self.slot, self.records = data, slot, {record_type: [] for record_type in RECORDS}
         self.optional = {BITMAP: [], POINT: []}         # payloads, not judged yet: they keep no file from opening
         (_, self.version, self.length, _, self.kind, self.state, self.sequence, self.uuid, self.epoch,
          self.virtual_size, self.data_offset, self.incompat, self.ro_compat, self.compat, self.record_count,
@@ -245,23 +244,24 @@ class Header:
             ("HDR-13", self.virtual_size > 1 << 60, f"a disk of {self.virtual_size} bytes"),
             ("HDR-14", not right_offset, f"a data offset of {self.data_offset}"),
             ("HDR-15", not 1 <= self.sequence < 1 << 63, f"a sequence number of {self.sequence}"))
-        split = self._split_records()
-        if split is None:
-            yield Refusal("REC-01", "the records do not fill the header")
-            return                                      # since what is missing would be blamed
+        split, fill = self.split_records()
+        yield from broken(("REC-01", not fill, "the records do not fill the header"))
         for record in split:
             yield from self._judge_record(*record)
-        yield from self._judge_together([record_type for record_type, *_ in split])
+        if fill:                                        # else what is missing would be blamed
+            yield from self._judge_together([record_type for record_type, *_ in split])
 
-    def _split_records(self):
-        """Return type, flags, payload and padding of each record, or None if they do not fill the header."""
+    def split_records(self):
+        """Return type, flags, payload and padding of each record that lies in the header. Do they fill it (REC-01)?"""
         split, at = [], FIXED.size
         while at < len(self.data) and len(split) < self.record_count:
             record_type, flags, length = RECORD_HEAD.unpack_from(self.data, at)
             start = at + RECORD_HEAD.size
             at = start + div_up(length, 8) * 8
+            if at > len(self.data):
+                break
             split.append((record_type, flags, self.data[start:start + length], self.data[start + length:at]))
-        return split if at == len(self.data) and len(split) == self.record_count else None
+        return split, at == len(self.data) and len(split) == self.record_count
 
     def _judge_record(self, record_type, flags, payload, padding):
         name, layout, fields = RECORDS.get(record_type, (f"record of type {record_type}", None, None))
@@ -355,7 +355,7 @@ def read_slot(file, offset):
     elif crc32c(data[:16], bytes(4), data[20:length]) != checksum:
         flaw = Refusal("HDR-05", "the header's checksum is wrong")
     else:
-        return Header(data[:length])
+        return Header(data[:length], offset // SLOT)
     return flaw if version == 1 else Refusal("HDR-03", f"unknown version {version}")
 
 
@@ -366,10 +366,12 @@ def read_header(file):
     if not headers:                                                                         # HDR-20
         order = ("HDR-02", "HDR-04", "HDR-05", "HDR-03")
         torn = [slot for slot in slots if slot] or [Refusal("HDR-02", "both slots are empty")]
-        return None, [max(torn, key=lambda flaw: order.index(flaw.rule))]
-    flaws = [flaw for header in headers for flaw in header.judge()]                         # HDR-17, HDR-18
+        return None, sorted(torn, key=lambda flaw: order.index(flaw.rule), reverse=True)
     newest = max(headers, key=lambda header: header.sequence)                               # HDR-19
-    clash = all(header.sequence == newest.sequence for header in headers) and headers[0].data != headers[-1].data
+    is_equal = headers[0].data == headers[-1].data
+    flaws = [Refusal(flaw.rule, f"slot {header.slot}: {flaw.message}", flaw.result)
+             for header in (headers[:1] if is_equal else headers) for flaw in header.judge()]       # HDR-17, HDR-18
+    clash = not is_equal and all(header.sequence == newest.sequence for header in headers)
     flaws += broken(("HDR-06", clash and not flaws, "two headers of one sequence number differ"))
     if all(flaw.result != "unsupported" for flaw in flaws):
         flaws += newest.judge_length(file)
@@ -819,33 +821,11 @@ def dirty(args):
     return {"result": "ok", "bitmaps": bitmaps, "no_bitmaps": none, "point": point and as_json(point)}
 
 
-def check(args):
-    """Report all rules that a file breaks, and each bad sector that holds bits of the disk (PAG-07)."""
-    with ExitStack() as files:
-        file = File(args.file)
-        files.callback(os.close, file.fd)
-        header, flaws = read_header(file)
-        bad = list(bad_sectors(file, header.allocation())) if header and not flaws else []
-    rules = [flaw.rule for flaw in flaws] + ["PAG-01"] * bool(bad)
-    return {"result": flaws[0].result if flaws else "damaged" if bad else "ok", "rules": list(dict.fromkeys(rules)),
-            "messages": [flaw.message for flaw in flaws], "bad_sectors": bad}
-
-
-def bad_sectors(file, section):
-    """Yield the file offset of each bad sector among those that the bits need."""
-    number = 0
-    while section and number < needed_sectors(section):
-        offset = section.offset + number * SECTOR
-        if unseal(section, number, file.read(offset, SECTOR)) is None:
-            yield offset
-        number = max(number + 1, (file.next_data(offset + SECTOR) - section.offset) // SECTOR)
-
-
 def main():
     parser = argparse.ArgumentParser(description="Read LVD virtual disks.")
     commands = parser.add_subparsers(required=True)
     for command, description in ((info, "print the header"), (read, "write the disk to a file"),
-                                 (dirty, "say what the dirty bitmaps tell"), (check, "find flaws")):
+                                 (dirty, "say what the dirty bitmaps tell")):
         options = commands.add_parser(command.__name__, help=description)
         options.add_argument("file", metavar="FILE")
         options.set_defaults(command=command)

@@ -18,8 +18,8 @@ import os
 import pathlib
 import sys
 import tempfile
-import types
 
+import checker
 import reader
 
 HERE = pathlib.Path(__file__).parent
@@ -209,11 +209,19 @@ def run_case(case, folder, target, before=None):
 
 def check_case(case, target):
     """The checker finds, among others, a rule that the reader is to refuse the top for, and nothing in a right file."""
-    answer = reader.check(types.SimpleNamespace(file=str(target / case["open"])))
-    if case["result"] == "invalid" and not set(case["broken"]) & set(answer["rules"]):
+    file = reader.File(str(target / case["open"]))
+    try:
+        answer = checker.check(file)
+    finally:
+        os.close(file.fd)
+    if case["result"] in ("invalid", "damaged") and not set(case["broken"]) & set(answer["rules"]):
         yield f"check: {answer['rules']}, expected {case['broken']}"
     if case["result"] == "valid" and answer["rules"]:
         yield f"check: {answer['rules']}, expected none"
+    told = {remark["rule"] for remark in answer["told"]}
+    none = {none["broken"] for none in case.get("no_bitmaps", ()) if "beside" not in case}
+    if not none <= told:
+        yield f"check: {sorted(told)} told, expected {sorted(none)}"
 
 
 def main():
