@@ -435,8 +435,9 @@ def told(header, file, bitmaps, size, distrusted):
         stretches = [(0, size)]
         if trust != "stale":
             stretches = [stretch for part, bits in parts for stretch in dirty_stretches(header, file, part, bits, size)]
-        yield {"name": bitmap.name_text, "state": bitmap.state.name, "granularity": section.granule,
-               "since": printed(bitmap.since), "trust": trust, "dirty": united(stretches, size)}
+        yield {"name": bitmap.name_text, "sync": section.kind == Lvd.SectionKind.sync, "state": bitmap.state.name,
+               "granularity": section.granule, "since": printed(bitmap.since), "trust": trust,
+               "dirty": united(stretches, size)}
 
 
 def point_of(header):
@@ -491,7 +492,7 @@ class Check:
             none += others
             for bitmap in told(header, file, bitmaps, case["disk"]["size"], is_distrusted(header, image)):
                 found[bitmap["name"]] = bitmap
-        said = {bitmap["name"]: bitmap for bitmap in case.get("bitmaps", ())}
+        said = {bitmap["name"]: {"sync": False} | bitmap for bitmap in case.get("bitmaps", ())}
         assert found == said, f"bitmaps {found}, expected {said}"
         self.bitmaps += len(found)
         said = case.get("no_bitmaps", [])
