@@ -50,7 +50,7 @@ types:
         type: u8
         valid:
           expr: >-
-            _ % cluster_size == 0 and _ >= header_size * cluster_size
+            _ % cluster_size == 0 and _ >= header_size * cluster_size and _ != 0
             and _ + table_size * cluster_size <= _io.size
         doc: QED-05
       - id: image_size

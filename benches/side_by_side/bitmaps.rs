@@ -54,20 +54,31 @@ impl Bench {
             fill(self.disk, |data, at| image.write_at(data, at));
             image.flush().expect("a barrier");
         }
-        let mut rates = COUNTS.map(|_| Vec::new());
-        for round in 0..self.rounds {
-            for (image, rates) in images.iter().zip(&mut rates) {
-                let (mut offsets, buffer) = (Offsets(round as u64 + 1), aligned(4096));
-                let start = Instant::now();
-                for _ in 0..self.requests {
-                    image.write_at(buffer.bytes(), offsets.next(self.disk / 4096) * 4096).expect("a write");
-                }
-                rates.push(self.requests as f64 / start.elapsed().as_secs_f64());
-                image.flush().expect("a barrier");
+        let overwrite = |image: &Image, seed: usize| {
+            let (mut offsets, buffer) = (Offsets(seed as u64 + 1), aligned(4096));
+            let start = Instant::now();
+            for _ in 0..self.requests {
+                image.write_at(buffer.bytes(), offsets.next(self.disk / 4096) * 4096).expect("a write");
             }
+            let rate = self.requests as f64 / start.elapsed().as_secs_f64();
+            image.flush().expect("a barrier");
+            rate
+        };
+        // From here on all writes are hits.
+        images.iter().for_each(|image| drop(overwrite(image, 0)));
+        let mut samples = Vec::new();
+        for round in 0..self.rounds * 3 {
+            let mut rates = [0.0; COUNTS.len()];
+            // Whoever comes first meets what the page cache still writes of the round before.
+            for turn in 0..COUNTS.len() {
+                let place = (round + turn) % COUNTS.len();
+                rates[place] = overwrite(&images[place], round);
+            }
+            samples.push(rates);
         }
-        let [none, one, eight] = rates.map(median);
-        let (first, second) = (one / none, eight / none);
+        let middle = |of: &dyn Fn(&[f64; COUNTS.len()]) -> f64| median(samples.iter().map(of).collect());
+        let [none, one, eight] = [0, 1, 2].map(|place| middle(&|rates| rates[place]));
+        let [first, second] = [1, 2].map(|place| middle(&|rates| rates[place] / rates[0]));
         println!("{name:<34} {none:>10.0} {one:>10.0} {eight:>10.0}   {first:.2} {second:.2}");
     }
 

@@ -115,7 +115,8 @@ impl QedHeader {
 
     /// Holds a table or a cluster of `bytes` bytes at `offset` against the place it may have in a file of `length`.
     pub fn check_place(&self, offset: u64, bytes: u64, length: u64) -> Result<(), Flaw> {
-        let within = offset >= self.header_end && offset.checked_add(bytes).is_some_and(|end| end <= length);
+        let within =
+            offset > 0 && offset >= self.header_end && offset.checked_add(bytes).is_some_and(|end| end <= length);
         require(within && offset.is_multiple_of(self.cluster_size), Violation::QedPlace)
     }
 }

@@ -583,7 +583,8 @@ class QedImage:
             self.link = Parent(NIL, NIL, 0, RAW, 0, name_length, b"", name)                 # QED-08
 
     def _is_placed(self, offset, length):
-        return self.cluster and offset % self.cluster == 0 and self.header_end <= offset <= self.file.length - length
+        within = max(self.header_end, 1) <= offset <= self.file.length - length
+        return within and self.cluster and offset % self.cluster == 0
 
     def _entry(self, level, table, index):
         number, place = divmod(table + index * 8, PAGE)

@@ -343,6 +343,13 @@ fn headers() -> Vec<Vector> {
         let change = |qed: Qed| qed.with(40, &long(offset));
         vectors.push(broken(&format!("qed-l1-{name}"), purpose, Invalid, V::QedPlace, change));
     }
+    vectors.push(broken(
+        "qed-l1-on_header",
+        "No header is counted; the L1 table lies on it.",
+        Invalid,
+        V::QedPlace,
+        |qed| qed.with(12, &[0]).with(40, &long(0)),
+    ));
     vectors.push(broken("qed-l1-cut", "The file ends within the L1 table.", Invalid, V::QedPlace, |mut qed| {
         qed.file.set_len(2 * CLUSTER - 1);
         qed
@@ -371,6 +378,7 @@ fn backing() -> Vec<Vector> {
     let over_disguised = Qed::new(16 * CLUSTER).over(RAW.as_bytes(), &disguised).data([3]);
     let longest = vec![b'n'; MAX_HINT];
     let named = Qed::of(16 * CLUSTER, CLUSTER, 1, 2).over(&longest, &below).data([3]);
+    let unnamed = Qed::new(16 * CLUSTER).over(b"", &below).data([3]);
     let nobody = |mut vector: Vector| {
         vector.cases[0].broken = vec!["CHN-01".into()];
         vector.also(&["CHN-01", "QED-08"])
@@ -406,6 +414,7 @@ fn backing() -> Vec<Vector> {
             over_disguised,
         )
         .file(RAW, Role::Parent, disguised),
+        with_backing(shows("qed-name-empty", "A name of no bytes.", &["QED-06"], overlay(&unnamed), unnamed)),
         with_backing(shows("qed-name-4096", "The longest name.", &["QED-06"], overlay(&named), named)),
         unsaid,
         nobody(broken("qed-backing-not_given", "The caller gives no backing file.", Refused, V::Cycle, |_| qed)),

@@ -205,6 +205,14 @@ fn counts() -> Vec<Vector> {
     let mut most = sparse_overlay();
     super::sec::add_optional(&mut most.header, 63);
     vectors.push(opens("rec-count-64_sections", "As many sections as there may be.", &[V::RecordCount], &mut most));
+    let record = RawRecord { record_type: 0, flags: 0, payload: vec![7; 8] };
+    most.header.unknown = vec![record; 3];
+    vectors.push(opens(
+        "rec-count-64_sections_last",
+        "As many sections as there may be, behind records of an unknown type.",
+        &[V::RecordCount, V::RequiredRecord],
+        &mut most,
+    ));
     let mut draft_of = sparse_overlay();
     super::sec::add_optional(&mut draft_of.header, 63);
     vectors.push(broken("rec-count-65_sections", "One section too many.", V::RecordCount, Invalid, draft_of, |d| {

@@ -5,7 +5,7 @@ use super::maker::{Maker, id, section};
 use super::vector::{Case, Role, Vector, Verdict};
 use super::{IMAGE, broken, opens, plain, sparse_overlay};
 use crate::format::{Header, Section, SectionKind};
-use crate::limits::{MAX_OFFSET, SLOT_SIZE, SLOTS_END};
+use crate::limits::{MAX_OFFSET, PAGE_SIZE, SLOT_SIZE, SLOTS_END};
 use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
 
@@ -217,6 +217,10 @@ fn lengths() -> Vec<Vector> {
 }
 
 fn overlaps() -> Vec<Vector> {
+    let mut no_data = Maker::overlay("none", 0, 12);
+    no_data.header.data_offset = SLOTS_END + PAGE_SIZE;
+    no_data.header.sections[0].length = 2 * PAGE_SIZE;
+    no_data.file.set_len(SLOTS_END + 2 * PAGE_SIZE);
     let at = |name: &str, purpose: &str, kind: SectionKind, offset: u64| {
         broken(name, purpose, V::Overlap, Invalid, with_dirty(), |d| {
             d.records[1].payload[16..18].copy_from_slice(&kind.number().to_le_bytes());
@@ -268,6 +272,12 @@ fn overlaps() -> Vec<Vector> {
             "A section begins where the data area ends.",
             &[V::Overlap],
             optional(SectionKind::Dirty, data + 32_768),
+        ),
+        opens(
+            "sec-overlap-empty_data",
+            "A disk of no bytes: its data area, in the middle of the section, overlaps nothing.",
+            &[V::Overlap],
+            &mut no_data,
         ),
         with(
             "sec-overlap-empty",

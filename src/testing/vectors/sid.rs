@@ -60,6 +60,7 @@ fn valid() -> Vec<Vector> {
     let mut shorter = Maker::sidecar("side", 20_480, 12).data(16_384..20_480);
     shorter.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768, former: Uuid::NIL });
     shorter.volume.as_mut().expect("a sidecar has a volume").set_len(32_768);
+    let mut long = Maker::sidecar("side", 1 << 20, 12).data(0..4096).data(1_044_480..1_048_576);
     let mut former = side();
     former.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768, former: Uuid([0xa5; 16]) });
     let mut bad = side();
@@ -87,6 +88,12 @@ fn valid() -> Vec<Vector> {
             "What bitmaps are bound by is any number; here there are none.",
             &[V::SidecarHost, V::RecordLength],
             &mut former,
+        ),
+        opens(
+            "sid-disk-past_own_file",
+            "The disk is longer than the sidecar, which has no data area: neither its end nor its section is in the way.",
+            &[V::DataArea, V::Overlap],
+            &mut long,
         ),
         opens("sid-disk-shorter_than_host", "The disk is shorter than its host.", &[V::HostCovers], &mut shorter),
         opens(
