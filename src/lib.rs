@@ -14,10 +14,14 @@
 //! | [`jobs`] | stream, merge, mirror, convert, compare |
 //! | [`live`] | a disk under a writing guest: the same jobs, snapshot, pivot |
 //!
+//! With the features `cli` and `testing` there is also `conformance`: the library as conformance runners see it.
+//!
 //! What a guest sees is a [`BlockDevice`].
 
 pub mod bitmap;
 pub mod chain;
+#[cfg(any(feature = "cli", feature = "testing"))]
+pub mod conformance;
 pub mod device;
 pub mod error;
 pub mod foreign;

@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["chain"],
     &["jobs"],
     &["live"],
+    &["conformance"],
     &["testing"],
 ];
 

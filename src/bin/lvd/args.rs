@@ -53,6 +53,9 @@ pub enum Command {
     Diff(Diff),
     /// Show the whole story on temporary files, verified at every step.
     Demo(Demo),
+    /// Answer a conformance runner (testdata/ADAPTER.md).
+    #[command(hide = true)]
+    Adapter,
 }
 
 /// A format that a file may be said to have. QED, QEMU's former format, is only read.

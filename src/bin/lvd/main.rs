@@ -1,6 +1,7 @@
 //! The command `lvd`: the verbs and habits of `qemu-img` for LVD images.
 #![allow(unreachable_pub, reason = "a binary exports nothing; `pub` says what a file offers to the others")]
 
+mod adapter;
 mod args;
 mod backup;
 mod bench;
@@ -77,6 +78,7 @@ fn execute(command: &Command) -> Result<Outcome> {
         Command::Backup(arguments) => backup::backup(arguments).map(done),
         Command::Diff(arguments) => backup::diff(arguments).map(done),
         Command::Demo(arguments) => demo::demo(arguments).map(done),
+        Command::Adapter => adapter::adapter().map(done),
     }
 }
 

@@ -8,10 +8,10 @@ mod merge;
 mod rebase;
 mod stream;
 
-use super::maker::{Maker, mark};
-use super::run::repeat;
+use super::maker::Maker;
 use super::sparse::Sparse;
 use super::vector::{After, Case, Disk, Flag, Operation, Vector, Verdict};
+use crate::conformance::{mark, repeat};
 use crate::format::{Identity, MergeMark, State};
 use crate::violation::Violation as V;
 use Operation::{Write, Zero};

@@ -4,10 +4,11 @@
 
 use super::IMAGE;
 use super::host::Seeded;
-use super::maker::{facts, tagged};
+use super::maker::tagged;
 use super::sparse::Sparse;
 use super::vector::{Case, Disk, Flag, Held, Role, Stretch, Vector, Verdict};
 use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
+use crate::conformance::facts;
 use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::image::{CreateOptions, Image, OpenOptions};

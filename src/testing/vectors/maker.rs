@@ -1,10 +1,10 @@
 //! Makes a file by hand, and knows what a guest reads from it.
 
 use super::sparse::{Sparse, sixteen};
-use super::vector::{Case, Disk, Facts, Held, Link, Mark, Stretch, Verdict};
+use super::vector::{Case, Disk, Facts, Held, Stretch, Verdict};
 use crate::format::{
-    BITS_PER_SECTOR, Header, HostFormat, HostRecord, Identity, Kind, MergeMark, Parent, ParentFormat, Section,
-    SectionKind, Uuid, seal,
+    BITS_PER_SECTOR, Header, HostFormat, HostRecord, Identity, Kind, Parent, ParentFormat, Section, SectionKind, Uuid,
+    seal,
 };
 use crate::limits::{SECTOR_SIZE, SLOT_SIZE, SLOTS_END};
 use std::collections::BTreeSet;
@@ -240,7 +240,7 @@ impl Maker {
 
     /// What the header says.
     pub(super) fn facts(&self) -> Facts {
-        facts(&self.header)
+        crate::conformance::facts(&self.header)
     }
 
     /// What a guest reads.
@@ -286,35 +286,6 @@ impl Maker {
         }
         extents
     }
-}
-
-/// What `header` says.
-pub(super) fn facts(header: &Header) -> Facts {
-    Facts {
-        kind: header.kind.to_string(),
-        state: header.state.to_string(),
-        sequence: header.sequence,
-        uuid: header.uuid.to_string(),
-        epoch: header.epoch.to_string(),
-        virtual_size: header.virtual_size,
-        data_offset: header.data_offset,
-        complete: header.complete(),
-        granule: header.allocation().map(Section::granule),
-        parent: header.parent.as_ref().map(|parent| Link {
-            format: parent.format.to_string(),
-            uuid: parent.identity.map(|identity| identity.uuid.to_string()),
-            epoch: parent.identity.map(|identity| identity.epoch.to_string()),
-            visible_length: parent.visible_length,
-            hint: parent.hint.clone(),
-        }),
-        merge_mark: header.merge_mark.as_ref().map(mark),
-        copy_mark: header.copy_mark.map(|mark| mark.group.to_string()),
-    }
-}
-
-/// What a merge mark says.
-pub(super) fn mark(mark: &MergeMark) -> Mark {
-    Mark { child_uuid: mark.child_uuid.to_string(), child_epoch: mark.child_epoch.to_string() }
 }
 
 /// An allocation section at `offset`.

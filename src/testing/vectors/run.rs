@@ -2,19 +2,17 @@
 
 use super::host::Seeded;
 use super::made::content;
-use super::maker::{facts, mark};
 use super::script::play;
 use super::sparse::Sparse;
-use super::vector::{
-    After, BitmapFacts, Case, Disk, File, Flag, Held, NoBitmap, PointFacts, Stretch, Trusted, Vector, Verdict,
-};
-use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
+use super::vector::{After, Case, Disk, File, Flag, Held, Stretch, Vector, Verdict};
+use crate::chain::Chain;
+use crate::conformance::{Opening, Place, Told, facts, findings, mark, open, told, verdict};
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::format::{Header, Point, SectionKind};
-use crate::image::{BitmapInfo, Image, OpenOptions, Trust};
+use crate::format::Header;
+use crate::image::Image;
 use crate::storage::{Host, MemoryStorage, ReadOnly, Storage};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
 use crate::violation::Violation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -46,14 +44,15 @@ pub fn outcome(vector: &Vector, case: &Case) -> Result<BTreeMap<String, Sparse>,
 }
 
 fn played(vector: &Vector, case: &Case) -> Result<Files, Mismatch> {
-    let mut files = Files::of(vector, true);
-    play(&mut files, case, vector.flags.contains(&Flag::Live))?;
+    let files = Files::of(vector, true);
+    play(&files, case, vector.flags.contains(&Flag::Live))?;
     Ok(files)
 }
 
 /// The files of a vector while a case runs: each can be opened again, as others left it.
+#[derive(Debug)]
 pub(super) struct Files {
-    storages: BTreeMap<String, Arc<dyn Storage>>,
+    storages: Mutex<BTreeMap<String, Arc<dyn Storage>>>,
     /// One for all processes: what one of them drew no other one draws.
     host: Arc<dyn Host>,
 }
@@ -66,64 +65,34 @@ impl Files {
             if write { Arc::new(storage) } else { Arc::new(ReadOnly(storage)) }
         };
         let storages = vector.files.iter().map(|file| (file.name.clone(), storage(file))).collect();
-        Files { storages, host: Arc::new(Seeded::new("whoever runs the vectors")) }
-    }
-
-    pub(super) fn host(&self) -> &Arc<dyn Host> {
-        &self.host
+        Files { storages: Mutex::new(storages), host: Arc::new(Seeded::new("whoever runs the vectors")) }
     }
 
     /// All the bytes of all files.
     pub(super) fn contents(&self) -> Result<BTreeMap<String, Sparse>, Error> {
-        self.storages.iter().map(|(name, storage)| Ok((name.clone(), content(&**storage)?))).collect()
+        let storages = lock(&self.storages);
+        storages.iter().map(|(name, storage)| Ok((name.clone(), content(&**storage)?))).collect()
     }
+}
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.storages.contains_key(name)
-    }
-
-    /// A new, empty file.
-    pub(super) fn add(&mut self, name: &str) -> Arc<dyn Storage> {
-        let storage = Arc::new(MemoryStorage::new(name));
-        self.storages.insert(name.into(), storage.clone());
-        storage
-    }
-
-    pub(super) fn open(&self, name: &str) -> Result<Arc<dyn Storage>, Error> {
+impl Place for Files {
+    fn open(&self, name: &str, _write: bool) -> Result<Arc<dyn Storage>, Error> {
         let missing = || Error::Denied(format!("{name}: not among the files of the vector"));
-        self.storages.get(name).cloned().ok_or_else(missing)
+        lock(&self.storages).get(name).cloned().ok_or_else(missing)
     }
 
-    /// `top` on `parents`, from the upper one down.
-    pub(super) fn chain(&self, top: &str, parents: &[String], options: &ChainOptions) -> Result<Chain, Error> {
-        Chain::open(self.open(top)?, self.host.clone(), &self.policy(parents)?, options)
+    fn has(&self, name: &str) -> bool {
+        lock(&self.storages).contains_key(name)
     }
 
-    fn policy(&self, parents: &[String]) -> Result<GivenParents, Error> {
-        Ok(GivenParents::new(parents.iter().map(|name| self.open(name)).collect::<Result<Vec<_>, _>>()?))
+    fn add(&self, name: &str) -> Result<Arc<dyn Storage>, Error> {
+        let storage = Arc::new(MemoryStorage::new(name));
+        lock(&self.storages).insert(name.into(), storage.clone());
+        Ok(storage)
     }
 
-    /// What `case` opens, as it opens it.
-    pub(super) fn case(&self, case: &Case, options: ChainOptions) -> Result<Chain, Error> {
-        let options = ChainOptions {
-            depth: case.depth.unwrap_or(options.depth),
-            trust_links: case.trust_links,
-            ignore_marks: case.ignore_marks,
-            ..options
-        };
-        let chain = match &case.volume {
-            _ if case.raw => Chain::open_raw(self.open(&case.open)?, self.host.clone(), &options),
-            Some(volume) => {
-                let (file, volume) = (self.open(&case.open)?, self.open(volume)?);
-                Chain::open_sidecar(file, volume, self.host.clone(), &self.policy(&case.parents)?, &options)
-            }
-            None => self.chain(&case.open, &case.parents, &options),
-        }?;
-        if let Some(beside) = &case.beside {
-            let (image, how) = (chain.image(0)?, OpenOptions { write: options.write, ..OpenOptions::default() });
-            image.attach(Arc::new(Image::open_beside(self.open(beside)?, image, self.host.clone(), &how)?))?;
-        }
-        Ok(chain)
+    fn host(&self) -> &Arc<dyn Host> {
+        &self.host
     }
 }
 
@@ -139,8 +108,7 @@ fn stored(name: &str, bytes: &Sparse) -> MemoryStorage {
 
 fn run_case(vector: &Vector, case: &Case) -> Result<(), Mismatch> {
     let files = Files::of(vector, case.write);
-    let options = ChainOptions { write: case.write, ..ChainOptions::default() };
-    let Some(chain) = judge(&files, case, options)? else { return Ok(()) };
+    let Some(chain) = judge(&files, case)? else { return Ok(()) };
     case.disk.as_ref().ok_or("the vector does not say what is read")?;
     if case.then.is_empty() {
         return Ok(());
@@ -148,7 +116,7 @@ fn run_case(vector: &Vector, case: &Case) -> Result<(), Mismatch> {
     let left = played(vector, case)?;
     if let Some(after) = &case.after {
         let before = top(&chain)?.header();
-        let again = left.case(case, ChainOptions::default());
+        let again = open(&left, &Opening { write: false, ..case.opening() });
         let again = again.map_err(|error| format!("does not open afterwards: {error}"))?;
         check_after(&again, after, Some(&before)).map_err(|error| format!("afterwards: {error}"))?;
         if top(&again)?.header().sequence <= before.sequence {
@@ -162,7 +130,7 @@ fn run_case(vector: &Vector, case: &Case) -> Result<(), Mismatch> {
 
 /// An open of what is left in the end.
 fn run_last(vector: &Vector, left: &Files, case: &Case) -> Result<(), Mismatch> {
-    let Some(chain) = judge(left, case, ChainOptions::default())? else { return Ok(()) };
+    let Some(chain) = judge(left, case)? else { return Ok(()) };
     let Some(after) = &case.after else { return Ok(()) };
     // A file that was made meanwhile had no header before.
     let before = vector.files.iter().find(|file| file.name == case.open);
@@ -171,9 +139,9 @@ fn run_last(vector: &Vector, left: &Files, case: &Case) -> Result<(), Mismatch> 
 }
 
 /// Opens what `case` says, which must end as it says: `None` if it is rightly refused.
-fn judge(files: &Files, case: &Case, options: ChainOptions) -> Result<Option<Chain>, Mismatch> {
+fn judge(files: &Files, case: &Case) -> Result<Option<Chain>, Mismatch> {
     let refused = !matches!(case.result, Verdict::Valid | Verdict::Damaged);
-    let chain = match files.case(case, options) {
+    let chain = match open(files, &case.opening()) {
         Err(error) if refused => return check_refusal(&error, case).map(|()| None),
         Err(error) => return Err(format!("does not open: {error}")),
         Ok(_) if refused => return Err(format!("opens, and breaks {}", case.broken.join(" or "))),
@@ -197,12 +165,7 @@ fn top(chain: &Chain) -> Result<&Arc<Image>, Mismatch> {
 }
 
 fn check_refusal(error: &Error, case: &Case) -> Result<(), Mismatch> {
-    let verdict = match error {
-        Error::Corrupt { .. } => Verdict::Invalid,
-        Error::Unsupported { .. } => Verdict::Unsupported,
-        Error::Refused { .. } | Error::Denied(_) => Verdict::Refused,
-        _ => return Err(format!("fails for another reason: {error}")),
-    };
+    let Some(verdict) = verdict(error) else { return Err(format!("fails for another reason: {error}")) };
     if verdict != case.result {
         return Err(format!("is {verdict:?} instead of {:?}: {error}", case.result));
     }
@@ -293,69 +256,23 @@ fn check_held(image: &Image, extent: &Stretch) -> Result<(), Mismatch> {
 
 /// The bitmaps, what is none, and the backup point are as the case says; the order in which they are told of is free.
 fn check_bitmaps(image: &Image, case: &Case) -> Result<(), Mismatch> {
-    let (mut bitmaps, mut none) = (BTreeSet::new(), Vec::new());
-    for BitmapInfo { name, kind, state, since, granularity, trust, broken } in image.bitmaps() {
-        if let Some(rule) = broken {
-            none.push(NoBitmap { name, broken: rule.id().into() });
-            continue;
-        }
-        let trust = match trust {
-            Trust::Valid => Trusted::Valid,
-            Trust::MissedWrites => Trusted::MissedWrites,
-            Trust::Stale => Trusted::Stale,
-        };
-        let dirty = dirty(image, &name).map_err(|error| format!("the bitmap {name:?}: {error}"))?;
-        let (state, since, sync) = (state.to_string(), since.to_string(), kind == SectionKind::Sync);
-        bitmaps.insert(BitmapFacts { name, sync, state, granularity, since, trust, dirty });
-    }
-    same("what is told of bitmaps", &bitmaps, &case.bitmaps.iter().cloned().collect())?;
-    let mut expected = case.no_bitmaps.clone();
-    none.sort();
+    let Told { mut bitmaps, mut no_bitmaps, point } = told(image).map_err(|error| format!("the bitmaps: {error}"))?;
+    let (mut expected, mut none) = (case.bitmaps.clone(), case.no_bitmaps.clone());
+    bitmaps.sort();
     expected.sort();
-    same("what is no bitmap", &none, &expected)?;
-    let point = image.header().points.first().copied();
-    let point =
-        point.map(|Point { source, point }| PointFacts { source: source.to_string(), point: point.to_string() });
+    same("what is told of bitmaps", &bitmaps, &expected)?;
+    no_bitmaps.sort();
+    none.sort();
+    same("what is no bitmap", &no_bitmaps, &none)?;
     same("the backup point", &point, &case.point)
-}
-
-/// The stretches that the bitmap `name` has dirty.
-fn dirty(image: &Image, name: &str) -> Result<Vec<(u64, u64)>, Error> {
-    let mut found: Vec<(u64, u64)> = Vec::new();
-    let mut at = 0;
-    while at < image.size() {
-        let (dirty, end) = image.bitmap_run(name, at, image.size())?;
-        match found.last_mut() {
-            Some((start, length)) if dirty && *start + *length == at => *length = end - *start,
-            _ if dirty => found.push((at, end - at)),
-            _ => {}
-        }
-        at = end;
-    }
-    Ok(found)
 }
 
 /// A check of the layers finds what the case says, and nothing else. A foreign image is not checked.
 fn check_findings(chain: &Chain, case: &Case) -> Result<(), Mismatch> {
-    let mut found = BTreeSet::new();
-    for layer in &chain.layers {
-        if let Layer::Lvd(image) = layer {
-            let report = image.check().map_err(|error| format!("cannot be checked: {error}"))?;
-            found.extend(report.findings.iter().map(|finding| finding.violation.id().to_string()));
-        }
-    }
+    let found = findings(chain).map_err(|error| format!("cannot be checked: {error}"))?;
+    let found: BTreeSet<String> = found.iter().map(|rule| rule.id().into()).collect();
     let checked = case.broken.iter().filter(|id| *id == Violation::SealedSector.id());
     same("what a check finds", &found, &checked.cloned().collect())
-}
-
-/// The bytes that `pattern`, in hexadecimal digits, makes when it is repeated.
-pub(super) fn repeat(pattern: &str, length: u64) -> Result<Vec<u8>, Mismatch> {
-    let digit = |at: usize| pattern.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..pattern.len()).step_by(2).map(digit).collect();
-    match bytes {
-        Some(bytes) if !bytes.is_empty() => Ok(bytes.into_iter().cycle().take(length as usize).collect()),
-        _ => Err(format!("{pattern:?} is no pattern")),
-    }
 }
 
 /// What `after` says of a file whose header was `before`.
