@@ -144,29 +144,6 @@ fn vectors_name_rules_that_exist() {
     }
 }
 
-/// Rules for readers that no file can show to be kept or broken.
-const NOT_IN_FILES: &[(&str, &str)] = &[
-    ("CHN-11", "locks are between processes"),
-    ("CHN-12", "so are the bytes they are held on"),
-    ("CHN-17", "and whether a host has them is not the file's matter"),
-    ("HDR-22", "a host that fails to read is no file"),
-    ("PAG-08", "the same for pages"),
-];
-
-#[test]
-fn every_rule_that_binds_readers_has_a_vector() {
-    let spec = specification();
-    let vectors = vectors();
-    let broken = vectors.iter().flat_map(|vector| &vector.cases).flat_map(broken_rules);
-    let named: BTreeSet<&str> =
-        vectors.iter().flat_map(|vector| &vector.rules).chain(broken).map(String::as_str).collect();
-    for line in spec.lines().filter(|line| line.contains("** (reader, MUST)")) {
-        let rule = line.trim_start_matches('*').split('*').next().unwrap_or_default();
-        let excused = NOT_IN_FILES.iter().any(|(id, _)| *id == rule);
-        assert!(named.contains(rule) != excused, "{rule}: a vector about it, or an excuse why there is none");
-    }
-}
-
 /// The dump of a disk, its hash and its extents say the same.
 #[test]
 fn what_vectors_say_of_a_disk_is_consistent() {
