@@ -4,13 +4,14 @@ use super::host::Seeded;
 use super::made::content;
 use super::script::play;
 use super::sparse::Sparse;
-use super::vector::{After, Case, Disk, File, Flag, Held, Stretch, Vector, Verdict};
+use super::vector::{After, Case, Disk, File, Flag, Held, Perhaps, Stretch, Vector, Verdict};
 use crate::chain::Chain;
-use crate::conformance::{Opening, Place, Told, facts, findings, mark, open, told, verdict};
+use crate::conformance::{Opening, Place, Told, facts, findings, mark, open, repeat, told, verdict};
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::format::Header;
 use crate::image::Image;
+use crate::limits::SECTOR_SIZE;
 use crate::storage::{Host, MemoryStorage, ReadOnly, Storage};
 use crate::sync::{Arc, Mutex, lock};
 use crate::violation::Violation;
@@ -119,7 +120,9 @@ fn run_case(vector: &Vector, case: &Case) -> Result<(), Mismatch> {
         let again = open(&left, &Opening { write: false, ..case.opening() });
         let again = again.map_err(|error| format!("does not open afterwards: {error}"))?;
         check_after(&again, after, Some(&before)).map_err(|error| format!("afterwards: {error}"))?;
-        if top(&again)?.header().sequence <= before.sequence {
+        // A process that was killed before it flushed need not have begun a session.
+        let least = before.sequence + u64::from(after.perhaps.is_empty());
+        if top(&again)?.header().sequence < least {
             return Err("the sequence number did not rise".into());
         }
     }
@@ -295,7 +298,36 @@ fn check_after(chain: &Chain, after: &After, before: Option<&Header>) -> Result<
     said("whether it is complete", &complete, &after.complete.then_some(true))?;
     let visible = header.parent.as_ref().map_or(0, |parent| parent.visible_length);
     said("the visible length", &visible, &after.visible_length)?;
-    after.disk.as_ref().map_or(Ok(()), |disk| check_disk(chain, disk, &[Violation::SealedSector.id().to_owned()]))
+    let Some(disk) = &after.disk else { return Ok(()) };
+    let mut disk = disk.clone();
+    settle(chain, &mut disk, &after.perhaps)?;
+    check_disk(chain, &disk, &[Violation::SealedSector.id().to_owned()])
+}
+
+/// Of each sector that `perhaps` touches, `disk` gets what is found there, if that is one of what may be.
+fn settle(chain: &Chain, disk: &mut Disk, perhaps: &[Perhaps]) -> Result<(), Mismatch> {
+    let touched = |write: &Perhaps| write.offset / SECTOR_SIZE..(write.offset + write.length).div_ceil(SECTOR_SIZE);
+    let sectors: BTreeSet<u64> = perhaps.iter().flat_map(touched).collect();
+    for sector in sectors {
+        let start = sector * SECTOR_SIZE;
+        let length = SECTOR_SIZE.min(disk.size - start) as usize;
+        let mut found = vec![0; length];
+        chain.read_at(&mut found, start).map_err(|error| format!("sector {sector} cannot be read: {error}"))?;
+        let mut may_be = disk.bytes.read(start, length);
+        let mut right = found == may_be;
+        for write in perhaps {
+            let bytes = repeat(&write.pattern, write.length).map_err(|error| error.to_string())?;
+            for (byte, at) in bytes.iter().zip(write.offset..).filter(|(_, at)| at / SECTOR_SIZE == sector) {
+                may_be[(at - start) as usize] = *byte;
+            }
+            right |= found == may_be;
+        }
+        if !right {
+            return Err(format!("the sector at {start} is neither old nor new"));
+        }
+        disk.bytes.write(start, &found);
+    }
+    Ok(())
 }
 
 /// As [`same`], if the vector says anything.

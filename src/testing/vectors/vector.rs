@@ -190,6 +190,22 @@ pub struct After {
     /// What a guest reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
+    /// What was written and not flushed, in order: each sector of 512 bytes holds what `disk` says, or what the first of
+    /// these have made of it, however many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub perhaps: Vec<Perhaps>,
+}
+
+/// Bytes that may have been written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Perhaps {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// What they are, in hexadecimal digits, again and again.
+    pub pattern: String,
 }
 
 fn is_false(value: &bool) -> bool {

@@ -2,7 +2,7 @@
 
 use super::maker::{Maker, id, raw};
 use super::sparse::{Sparse, hex};
-use super::vector::{After, Case, Operation, Role, Vector, Verdict};
+use super::vector::{After, Case, Disk, Operation, Perhaps, Role, Vector, Verdict};
 use super::{IMAGE, plain, sparse_overlay};
 use crate::conformance::mark;
 use crate::format::{BITS_PER_SECTOR, MergeMark, RawRecord, State};
@@ -12,7 +12,7 @@ use Operation::{Close, Fill, Flush, Resize, Write, Zero};
 const RAW: &str = "base.raw";
 
 pub(super) fn all() -> Vec<Vector> {
-    [sessions(), overlays(), zeros_and_fills(), sizes(), kept()].concat()
+    [sessions(), overlays(), zeros_and_fills(), sizes(), kept(), killed()].concat()
 }
 
 fn write(offset: u64, length: u64, byte: u8) -> Operation {
@@ -39,6 +39,7 @@ fn vector(name: &str, purpose: &str, maker: &mut Maker, then: Vec<Operation>, af
         merge_mark: after.header.merge_mark.as_ref().map(mark),
         compat: after.header.compat,
         disk: Some(after.expected()),
+        perhaps: Vec::new(),
     };
     let case = Case { write: true, then, after: Some(after), ..maker.opens(IMAGE) };
     Vector::new(name, purpose, &[]).file(IMAGE, Role::Image, file).case(case)
@@ -314,4 +315,82 @@ fn bits_past_end() -> Vector {
     let purpose = "Bits past the end of the disk are set and garbage lies there; after growing it reads as zeros.";
     vector("wrt-grow_over_old_bits", purpose, &mut maker, vec![Resize { size: 16_384 }, Close], &after)
         .also(&["ORD-60", "ORD-61", "ALC-07"])
+}
+
+/// A process is killed after `then`. What it wrote after its last flush may be there or not, sector by sector (law O).
+fn killed_after(name: &str, purpose: &str, maker: &mut Maker, then: Vec<Operation>, flushed: &Maker) -> Vector {
+    let last = then.iter().rposition(|operation| matches!(operation, Flush)).map_or(0, |at| at + 1);
+    let perhaps = then[last..].iter().filter_map(|operation| match operation {
+        Write { offset, length, pattern } => {
+            Some(Perhaps { offset: *offset, length: *length, pattern: pattern.clone() })
+        }
+        Zero { offset, length } => Some(Perhaps { offset: *offset, length: *length, pattern: hex(&[0]) }),
+        _ => None,
+    });
+    // Whether a session was begun, and who holds what, is the writer's affair.
+    let disk = Disk { extents: None, sha256: None, ..flushed.expected() };
+    let after = After { disk: Some(disk), perhaps: perhaps.collect(), ..After::default() };
+    let file = maker.finish();
+    let case = Case { write: true, then, after: Some(after), ..maker.opens(IMAGE) };
+    Vector::new(name, purpose, &[]).also(&["ORD-03"]).file(IMAGE, Role::Image, file).case(case)
+}
+
+fn killed() -> Vec<Vector> {
+    let over_raw = |name: &str, purpose: &str, then: Vec<Operation>, flushed: Maker| {
+        killed_after(name, purpose, &mut over(), then, &flushed).file(RAW, Role::Parent, base())
+    };
+    vec![
+        killed_after(
+            "wrt-killed-overwrite",
+            "A process is killed that has overwritten data and not flushed it.",
+            &mut plain(),
+            vec![write(4000, 1000, 0x77)],
+            &plain(),
+        ),
+        killed_after(
+            "wrt-killed-after_flush",
+            "What was flushed is there; what was written over it afterwards may be.",
+            &mut plain(),
+            vec![write(512, 4096, 0x11), Flush, write(1024, 1024, 0x22)],
+            &plain().bytes(512..4608, 0x11),
+        ),
+        killed_after(
+            "wrt-killed-twice",
+            "Two writes, one over a part of the other: none, the first, or both.",
+            &mut plain(),
+            vec![write(0, 2048, 0x11), write(700, 900, 0x22)],
+            &plain(),
+        ),
+        killed_after(
+            "wrt-killed-zero",
+            "Zeros that were not flushed.",
+            &mut plain(),
+            vec![Zero { offset: 100, length: 1200 }],
+            &plain(),
+        ),
+        over_raw(
+            "wrt-killed-allocation",
+            "Blocks that were allocated and not flushed: the parent's bytes, or what was written, and no garbage.",
+            vec![write(4096, 4096, 0x33), write(16_384, 4096, 0x44)],
+            over(),
+        ),
+        over_raw(
+            "wrt-killed-part_of_block",
+            "A part of a block that was allocated and not flushed: around it are the parent's bytes in any case.",
+            vec![write(5000, 10, 0x33), write(19_000, 1500, 0x44)],
+            over(),
+        ),
+        over_raw(
+            "wrt-killed-allocation_after_flush",
+            "A block that was allocated and flushed, then overwritten; another one that was only allocated.",
+            vec![write(4096, 4096, 0x33), Flush, write(6000, 100, 0x44), write(24_576, 4096, 0x55)],
+            over().bytes(4096..8192, 0x33),
+        ),
+        over_raw(
+            "wrt-killed-zeroed_block",
+            "A block of the parent's that was zeroed and not flushed.",
+            vec![Zero { offset: 0, length: 4096 }],
+            over(),
+        ),
+    ]
 }
