@@ -92,10 +92,7 @@ class Page(HTMLParser):
         self.book, self.name, self.out = book, name, []
         self.anchors, self.links, self.headings, self.faults = set(), [], [], []
         self.open, self.heading = [], None
-        source = converted(prepared(text))
-        self.sections = dict(re.findall(r'<h2 id="((\d+)-[^"]*)"', source))
-        self.sections = {number: anchor for anchor, number in self.sections.items()}
-        self.feed(source)
+        self.feed(converted(prepared(text)))
         self.close()
 
     def refer(self, target):
@@ -172,19 +169,20 @@ class Page(HTMLParser):
                 if number[:3] in self.book.families:
                     self.faults.append(f"there is no rule {number}")
                 return mention[0]
-            return self.anchor(rule.page, number, mention[0])
+            return self.link(rule.page, number, mention[0], ' class="number"')
         page, section = mention["page"] or mention["of"] or self.name, mention["section"] or mention["own"]
         if page not in self.book.order or "pre" in self.open:
             return mention[0]
         if not section:
-            return self.anchor(page, "", mention[0])
+            return self.link(page, "", mention[0])
         anchor = self.book.section(page, section)
         if not anchor:
             self.faults.append(f"{page} has no section {section}")
-        return self.anchor(page, anchor, mention[0])
+        return self.link(page, anchor, mention[0])
 
-    def anchor(self, page, anchor, text):
-        return f'<a href="{html.escape(self.refer(page + (f"#{anchor}" if anchor else "")))}">{text}</a>'
+    def link(self, page, anchor, text, more=""):
+        target = self.refer(f"{page}#{anchor}" if anchor else page)
+        return f'<a href="{html.escape(target)}"{more}>{text}</a>'
 
 
 class Book:
@@ -233,7 +231,9 @@ class Book:
 
     def footer(self, name):
         def link(page, words):
-            return f'<a href="{site_name(page)}">{words} {html.escape(self.titles[page])}</a>' if page else "<span></span>"
+            if not page:
+                return "<span></span>"
+            return f'<a href="{site_name(page)}">{words} {html.escape(self.titles[page])}</a>'
 
         at = self.order.index(name)
         before = self.order[at - 1] if at else None
@@ -241,22 +241,35 @@ class Book:
         return f'<footer>{link(before, "Before:")}{link(after, "Next:")}</footer>'
 
     def html(self, name, title, body, headings=()):
-        return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-                f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-                f'<link rel="stylesheet" href="book.css">\n</head>\n<body>\n{self.sidebar(name, headings)}\n'
-                f"<main>\n{body}\n</main>\n</body>\n</html>\n")
+        return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{html.escape(title)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="book.css">
+</head>
+<body>
+{self.sidebar(name, headings)}
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
 
     def index(self):
         """All rules, in the reading order."""
         rows = []
         for rule in self.rules.values():
             sentence = re.sub(r"^<p>|</p>$", "", converted(rule.sentence))
-            where = f"{site_name(rule.page)}#{rule.number}"
-            rows.append(f'<tr><td><a href="{where}">{rule.number}</a></td><td>{rule.role}</td><td>{rule.level}</td>'
-                        f"<td>{sentence}</td></tr>")
-        return ("<h1>All rules</h1>\n<p>Each with whom it binds, how strongly, and its first sentence. What follows that "
-                "explains, and binds as well.</p>\n<div class=\"table\"><table>\n<tr><th>rule</th><th>binds</th><th>how</th>"
-                "<th>first sentence</th></tr>\n" + "\n".join(rows) + "\n</table></div>")
+            link = f'<a class="number" href="{site_name(rule.page)}#{rule.number}">{rule.number}</a>'
+            rows.append(f"<tr><td>{link}</td><td>{rule.role}</td><td>{rule.level}</td><td>{sentence}</td></tr>")
+        return """<h1>All rules</h1>
+<p>Each with whom it binds, how strongly, and its first sentence. What follows there explains, and binds as well.</p>
+<div class="table"><table>
+<tr><th>rule</th><th>binds</th><th>how</th><th>first sentence</th></tr>
+""" + "\n".join(rows) + "\n</table></div>"
 
     def write(self, out):
         out.mkdir(parents=True, exist_ok=True)
@@ -282,11 +295,12 @@ def described(header):
 def magic_faults():
     """Yield the vectors that open, and of which file(1) says something else than their header does."""
     testdata = ROOT / "testdata"
-    vectors = [json.loads((testdata / entry["path"]).read_text())
-               for entry in json.loads((testdata / "manifest.json").read_text())["vectors"] if entry["result"] == "valid"]
+    entries = json.loads((testdata / "manifest.json").read_text())["vectors"]
+    vectors = [json.loads((testdata / entry["path"]).read_text()) for entry in entries if entry["result"] == "valid"]
+    vectors = [vector for vector in vectors if "huge" not in vector.get("flags", ())]
     with tempfile.TemporaryDirectory() as scratch:
-        names = [vector["name"] for vector in vectors]
-        subprocess.run([sys.executable, testdata / "restore.py", scratch, *names], check=True, stderr=subprocess.DEVNULL)
+        restore = [sys.executable, testdata / "restore.py", scratch, *(vector["name"] for vector in vectors)]
+        subprocess.run(restore, check=True)
         for vector in vectors:
             case = vector["cases"][0]
             path = os.path.join(scratch, vector["name"], case["open"])

@@ -191,7 +191,7 @@ class Dump:
         is_right = crc32c(section["id"] + sector[:508]) == number(sector[508:])
         self.structure("Sealed sector", {
             "bits": f"set: {', '.join(map(str, is_set)) or 'none'}",
-            "checksum": f"{number(sector[508:]):#010x}, {'right' if is_right else 'wrong'}: of the id and these 508 bytes"})
+            "checksum": f"{number(sector[508:]):#010x}, {'right' if is_right else 'wrong'}: of the id and 508 bytes"})
 
     def present(self, section, block):
         """Is a block of the disk in this file?"""

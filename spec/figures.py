@@ -4,9 +4,9 @@
     figures.py            draws all anew
     figures.py --check    fails if one would come out otherwise
 
-A source is the figure in characters, on a grid. Boxes and lines are the box-drawing characters, dashed ones are ╌ and ╎,
-rounded corners ╭ ╮ ╰ ╯, arrows end in ▶ ◀ ▲ ▼. A ░ or ▒ in a box shades it. Anything else is text; two blanks part one
-text from the next. In a box they stand in the middle, else each begins where it does here.
+A source is the figure in characters, on a grid. Boxes and lines are box-drawing characters, rounded corners are
+╭ ╮ ╰ ╯, and arrows end in ▶ ◀ ▲ ▼. A ░ or ▒ in a box shades it. Anything else is text; two blanks part one text from
+the next. In a box they stand in the middle, else each begins where it does here.
 """
 
 import argparse
@@ -18,18 +18,17 @@ from xml.sax.saxutils import escape
 FIGURES = pathlib.Path(__file__).parent / "figures"
 WIDTH, HEIGHT, MARGIN = 8, 17, 8                        # of a cell, and around the figure
 NORTH, EAST, SOUTH, WEST = 1, 2, 4, 8
-ARMS = {"─": EAST | WEST, "│": NORTH | SOUTH, "╌": EAST | WEST, "╎": NORTH | SOUTH,
+ARMS = {"─": EAST | WEST, "│": NORTH | SOUTH,
         "┌": EAST | SOUTH, "┐": SOUTH | WEST, "└": NORTH | EAST, "┘": NORTH | WEST,
         "╭": EAST | SOUTH, "╮": SOUTH | WEST, "╰": NORTH | EAST, "╯": NORTH | WEST,
         "├": NORTH | EAST | SOUTH, "┤": NORTH | SOUTH | WEST, "┬": EAST | SOUTH | WEST, "┴": NORTH | EAST | WEST,
         "┼": NORTH | EAST | SOUTH | WEST, "▶": WEST, "◀": EAST, "▲": SOUTH, "▼": NORTH}
-ROUND, DASHED, SHADES = "╭╮╰╯", "╌╎", {"░": "light", "▒": "dark"}
+ROUND, SHADES = "╭╮╰╯", {"░": "light", "▒": "dark"}
 # One style for light and dark: all is drawn in one colour, and shades let what is behind them through.
 STYLE = """svg { color: #1f2328; font: 14px system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif }
 @media (prefers-color-scheme: dark) { svg { color: #d1d7e0 } }
 path { fill: none; stroke: currentColor; stroke-width: 1.25; stroke-linecap: round }
 text, .tip { fill: currentColor; stroke: none }
-.dashed { stroke-dasharray: 4 4 }
 .light { fill: #4a90d9; fill-opacity: .18 }
 .dark { fill: #d9822b; fill-opacity: .28 }"""
 
@@ -98,15 +97,13 @@ class Figure:
                 (x, y), (x2, _) = middle(first, row), middle(last, row)
                 x += WIDTH / 2 * (self.at(first, row) in ROUND)
                 x2 -= WIDTH / 2 * (self.at(last, row) in ROUND)
-                dashed = ' class="dashed"' if "╌" in self.rows[row][first:last] else ""
-                yield f'<path{dashed} d="M{x:g} {y:g}H{x2:g}"/>'
+                yield f'<path d="M{x:g} {y:g}H{x2:g}"/>'
         for column in range(self.columns):
             for first, last in self.runs(len(self.rows), lambda at: self.arms(column, at), SOUTH, NORTH):
                 (x, y), (_, y2) = middle(column, first), middle(column, last)
                 y += HEIGHT / 2 * (self.at(column, first) in ROUND)
                 y2 -= HEIGHT / 2 * (self.at(column, last) in ROUND)
-                dashed = ' class="dashed"' if "╎" in [self.at(column, row) for row in range(first, last)] else ""
-                yield f'<path{dashed} d="M{x:g} {y:g}V{y2:g}"/>'
+                yield f'<path d="M{x:g} {y:g}V{y2:g}"/>'
         for row, text in enumerate(self.rows):
             for column, sign in enumerate(text):
                 x, y = middle(column, row)
