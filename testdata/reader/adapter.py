@@ -27,13 +27,15 @@ class Adapter:
             return {"error": "this only reads"}
         override = ["CHN-04", "CHN-06"] * request.get("ignore_marks", False)
         override += ["CHN-03"] * request.get("trust_links", False)
-        self.disk = reader.Disk(request["open"], reader.given_parents(request.get("parents", ())),
-                                request.get("volume"), override, request.get("depth", 64), request.get("beside"))
+        parents, depth = reader.given_parents(request.get("parents", ())), request.get("depth", 64)
+        self.disk = reader.Disk(request["open"], parents, request.get("volume"), override, depth,
+                                request.get("beside"))
         return {"result": "valid", "header": header_of(self.disk)}
 
     def extents(self, request):
-        return {"extents": [{"offset": extent.start, "length": extent.end - extent.start, "held": self.holder(extent)}
-                            for extent in self.disk.extents()]}
+        return {"extents": [
+            {"offset": extent.start, "length": extent.end - extent.start, "held": self.holder(extent)}
+            for extent in self.disk.extents()]}
 
     def holder(self, extent):
         if extent.kind == "unreadable":
@@ -70,9 +72,10 @@ class Adapter:
 
 def header_of(disk):
     header, link = disk.layers[0].header, disk.layers[0].link
-    found = {"kind": reader.KINDS[header.kind], "state": reader.STATES[header.state], "sequence": header.sequence,
-             "uuid": printed(header.uuid), "epoch": printed(header.epoch), "virtual_size": header.virtual_size,
-             "data_offset": header.data_offset, "complete": header.allocation() is None}
+    found = {"kind": reader.KINDS[header.kind], "state": reader.STATES[header.state],
+             "uuid": printed(header.uuid), "epoch": printed(header.epoch), "sequence": header.sequence,
+             "virtual_size": header.virtual_size, "data_offset": header.data_offset,
+             "complete": header.allocation() is None}
     if header.allocation():
         found["granule"] = 1 << header.allocation().shift
     if link:
@@ -81,7 +84,8 @@ def header_of(disk):
         if link.flags & 1:
             found["parent"] |= {"uuid": printed(link.uuid), "epoch": printed(link.epoch)}
     if mark := header.first(reader.MERGE_MARK):
-        found["merge_mark"] = {"child_uuid": printed(mark.child_uuid), "child_epoch": printed(mark.child_epoch)}
+        found["merge_mark"] = {"child_uuid": printed(mark.child_uuid),
+                               "child_epoch": printed(mark.child_epoch)}
     if mark := header.first(reader.COPY_MARK):
         found["copy_mark"] = printed(mark.group)
     return found | {"compat": header.compat, "kept": kept(header)}
@@ -90,8 +94,9 @@ def header_of(disk):
 def kept(header):
     """Return the records that mean nothing here, but for those of bitmaps and points that break no rule."""
     known = [reader.BITMAP_LAYOUT.pack(*record[:-1]) + record.name for record in header.bitmaps()[0]]
-    known += [payload for payload in header.optional[reader.POINT] if len(payload) == reader.POINT_LAYOUT.size]
-    return [(record_type, flags, payload.hex()) for record_type, flags, payload, _ in header.split_records()[0]
+    known += [point for point in header.optional[reader.POINT] if len(point) == reader.POINT_LAYOUT.size]
+    records, _ = header.split_records()
+    return [(record_type, flags, payload.hex()) for record_type, flags, payload, _ in records
             if record_type not in reader.RECORDS and payload not in known]
 
 
