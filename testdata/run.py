@@ -384,7 +384,7 @@ def probes(start, end, content):
 
 def load(only):
     """Returns the vectors, or those of the areas, names and rules `only`."""
-    vectors = []
+    vectors, unknown = [], set(only or ())
     for entry in json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))["vectors"]:
         path = HERE / entry["path"]
         text = path.read_bytes()
@@ -394,8 +394,9 @@ def load(only):
         words = {vector["name"], vector["name"].split("-")[0], *vector["rules"], *report.broken_in(vector)}
         if not only or words & set(only):
             vectors.append(vector)
-    if not vectors:
-        raise Failure(f"no vector is called, or is about, {' or '.join(only)}")
+        unknown -= words
+    if unknown:
+        raise Failure(f"no vector is called, or is about, {' or '.join(sorted(unknown))}")
     return vectors
 
 

@@ -21,7 +21,8 @@ def one_line(thing, most=300):
 
 def same(what, found, expected):
     if found != expected:
-        raise Failure(f"{what}: {one_line(found)} instead of {one_line(expected)}")
+        found, expected = (one_line(json.dumps(thing)) for thing in (found, expected))
+        raise Failure(f"{what}: {found} instead of {expected}")
 
 
 def same_bytes(found, expected, offset):
