@@ -5,9 +5,9 @@
     run.py --adapter "python3 testdata/reader/adapter.py" --only hdr,slots
     run.py --argv "./my-reader"
 
-ADAPTER.md says what an adapter is asked and answers, README.md what a vector states. This file says what follows
-from both: when a case passes. It knows nothing of the format but the names of fields. `runner/` has what it works
-with: files, processes, and reports. All of it needs Python 3.9, and a POSIX host.
+ADAPTER.md says what an adapter is asked and answers, README.md what a vector states. This file says what
+follows from both: when a case passes. It knows nothing of the format but the names of fields. `runner/` has
+what it works with: files, processes, and reports. All of it needs Python 3.9, and a POSIX host.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from runner.failures import Failure, Missing, blamed, during, fields, one_line, 
 from runner.files import PAGE, Sparse, contents, unchanged
 
 HERE = pathlib.Path(__file__).resolve().parent
-WHOLE = 1 << 20                             # of stretches up to this length all is read, of longer ones the ends
-OPENS = ("valid", "damaged")                # results of an open that succeeds
+WHOLE = 1 << 20                         # of stretches up to this length all is read, of longer ones the ends
+OPENS = ("valid", "damaged")            # results of an open that succeeds
 OPENING = ("open", "parents", "volume", "beside", "depth", "trust_links", "ignore_marks")
 HEADER = ("kind", "state", "sequence", "uuid", "epoch", "virtual_size", "data_offset", "complete", "granule",
           "parent", "merge_mark", "copy_mark")
@@ -89,7 +89,7 @@ class Trial:
                     content and content.write(target / folder.name / name)
 
     def remark(self, text):
-        """The specification asks for this. An implementation with fewer words for errors may conform without."""
+        """The specification asks for this, but who has fewer words for errors may conform without."""
         if self.options.strict:
             raise Failure(text)
         self.remarks.add(text)
@@ -199,7 +199,7 @@ class Trial:
     def read(self, process, start, end):
         text, = fields(process.do("read", offset=start, length=end - start), data=str)
         if len(text) != 2 * (end - start) or not re.fullmatch("[0-9a-fA-F]*", text):
-            raise Failure(f"read: no {end - start} bytes at {start} in hexadecimal digits: {one_line(text, 50)}")
+            raise Failure(f"read: no {end - start} bytes in hexadecimal digits at {start}: {one_line(text, 40)}")
         return bytes.fromhex(text)
 
     def judge_unreadable(self, process, start, end, broken):
@@ -231,7 +231,7 @@ class Trial:
             same(what, found, stated)
 
     def judge_check(self, process, case):
-        """A check finds a rule that the open is to fail for, and nothing in a file that is right by itself."""
+        """A check finds a rule that an open fails for, and nothing in a file that is right by itself."""
         broken = case.get("broken", [])
         with_others = "parents" in case or "SID-02" in broken or "beside" in case and broken
         if with_others or case["result"] not in (*OPENS, "invalid"):
@@ -307,7 +307,7 @@ class Trial:
             same_bytes(found.read(start, end), expected.read(start, end), start)
 
     def header_before(self, last, before):
-        """The header that a file had, if it was there: the case states that of its top, others are asked for."""
+        """The header that a file had, if it was there. The case states that of its top."""
         case, name = self.case, last["open"]
         if name == case["open"]:
             return case["header"]
@@ -320,7 +320,7 @@ class Trial:
             return fields(answer, header=dict)[0]
 
     def judge_after(self, after, header, before, is_newer=False):
-        """`before` is the header before, if there was one. Only what a guest writes makes a newer one for sure."""
+        """`before` is the header before, if there was one. A guest's writes are sure to make a newer one."""
         fields(header, uuid=str, epoch=str, sequence=int)
         parent = header.get("parent")
         found = {**header, "complete": header.get("complete") is True and not parent}
@@ -407,10 +407,10 @@ def as_command(text):
 
 
 def parsed(arguments):
-    parser = argparse.ArgumentParser(description="Hold an implementation of LVD against the conformance vectors.")
+    parser = argparse.ArgumentParser(description="Holds an implementation of LVD against the vectors.")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--adapter", metavar="COMMAND", type=as_command, help="asked what ADAPTER.md says")
-    who.add_argument("--argv", metavar="COMMAND", type=as_command, help="run with FILE [PARENT ...] behind it")
+    who.add_argument("--argv", metavar="COMMAND", type=as_command, help="run with FILE [PARENT ...]")
     for name, metavar, kind, default, what in (
             ("producer", "COMMAND", as_command, None, "another adapter, that does what guests and jobs do"),
             ("only", "WORD,...", lambda text: text.split(","), None, "areas, names or rules"),

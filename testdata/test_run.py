@@ -16,6 +16,8 @@ import run
 
 HERE = pathlib.Path(__file__).resolve().parent
 
+RIGHT = f"python3 {HERE}/reader/adapter.py"
+
 # Every adapter of a test is the right one, changed. `Wrong` may be changed, and is what answers.
 BEGIN = f"""
 import builtins, json, os, struct, sys, time
@@ -26,7 +28,7 @@ class Wrong(adapter.Adapter):
 """
 END = "\nadapter.main(Wrong())\n"
 
-# An adapter that also does what a guest and a job does, in the few ways that some vectors need: it writes where
+# An adapter that also does what a guest and a job does, as far as some vectors need it: it writes where
 # blocks are present, makes files anew, and cares for no crash.
 PRODUCER = """
 class Wrong(Wrong):
@@ -129,8 +131,8 @@ class Readers(Case):
     def test_right(self):
         results = [self.folder / name for name in ("json", "junit", "coverage")]
         options = [word for path in results for word in (f"--{path.name}", path)]
-        code, failures, summary = self.ran("--adapter", f"python3 {HERE}/reader/adapter.py", "--strict",
-                                           "--only", "hdr-magic-noise,slots-0-newer,wrt-close,job-copy-raw", *options)
+        only = "hdr-magic-noise,slots-0-newer,wrt-close,job-copy-image"
+        code, failures, summary = self.ran("--adapter", RIGHT, "--strict", "--only", only, *options)
         self.assertEqual((code, failures), (0, {}))
         self.assertIn("0 failed, 2 skipped (for lack of jobs and write: 1, write: 1)", summary)
         cases = json.loads(results[0].read_text())["cases"]
@@ -156,8 +158,9 @@ class Readers(Case):
         self.assertEqual({name.split("-")[0] for name in failures} & {"pag", "alc"}, set())
 
     def test_takes_the_lower_sequence(self):
-        failures = self.wrong("reader.max = lambda *items, key=None: (min if key else builtins.max)(*items, key=key)",
-                              "slots-0-newer,slots-1-newer,slots-equal_sequence-longer,rec-all_types")
+        failures = self.wrong("""
+            reader.max = lambda *items, key=None: (min if key else builtins.max)(*items, key=key)
+            """, "slots-0-newer,slots-1-newer,slots-equal_sequence-longer,rec-all_types")
         self.assertEqual(sorted(failures), ["slots-0-newer", "slots-1-newer"])
         self.assertIn("HDR-19", failures["slots-0-newer"])
         self.assertRegex(failures["slots-0-newer"], 'header: .*"sequence": 6.* instead of .*"sequence": 7')
@@ -173,7 +176,7 @@ class Readers(Case):
                     return answer
             """, "chn-visible-0,chn-visible-less,chn-visible-past_parent,chn-two,alc-zeros_hide_parent")
         self.assertEqual(sorted(failures), ["chn-visible-0", "chn-visible-less"])
-        self.assertRegex(failures["chn-visible-less"], r"CHN-05, ALC-05.*byte 6128: 0x72 instead of 0x00 \(raw")
+        self.assertRegex(failures["chn-visible-less"], r"ALC-05\) byte 6128: 0x72 instead of 0x00 \(raw")
 
     def test_reads_zeros_for_bad_sectors(self):
         failures = self.wrong("""
@@ -204,7 +207,7 @@ class Readers(Case):
                         return {"result": "valid", "header": {}}
                 def read(self, request):
                     return {"data": "00" * request["length"]}
-            """, "hdr-magic-noise,slots-flaw-checksum_and_empty,chn-two,pag-bit_flipped,alc-complete-1_tib,alc-parent_empty")
+            """, "slots-flaw-checksum_and_empty,chn-two,pag-bit_flipped,alc-complete-1_tib,alc-parent_empty")
         self.assertIn("opens, and is invalid, HDR-05", failures["slots-flaw-checksum_and_empty"])
         self.assertIn("instead of", failures["chn-two"])
         self.assertIn("PAG-01", failures["pag-bit_flipped"])
@@ -256,40 +259,44 @@ class Readers(Case):
                     return {"implementation": "less", "features": []}
             """
         self.assertEqual(self.wrong(less, "bmp-plain,epo-image,sid-plain,qed-mixed,chn-two"), {})
-        self.assertIn("1 passed, 0 failed, 4 skipped (for lack of bitmaps: 2, qed: 1, sidecars: 1)", self.summary)
+        self.assertIn("1 passed, 0 failed, 4 skipped", self.summary)
+        self.assertIn("(for lack of bitmaps: 2, qed: 1, sidecars: 1)", self.summary)
 
     def test_checks_wrong(self):
         failures = self.wrong("""
             class Wrong(Wrong):
                 def check(self, request):
-                    return {"rules": [] if os.path.getsize(request["open"]) % 512 == 0 else ["HDR-01"], "told": []}
+                    is_odd = os.path.getsize(request["open"]) % 512
+                    return {"rules": ["HDR-01"] if is_odd else [], "told": []}
             """, "slots-flaw-checksum_and_empty,bmp-name-twice,alc-complete-size_511,alc-complete-size_512")
-        self.assertEqual(sorted(failures), ["alc-complete-size_511", "bmp-name-twice",
-                                            "slots-flaw-checksum_and_empty"])
+        expected = ["alc-complete-size_511", "bmp-name-twice", "slots-flaw-checksum_and_empty"]
+        self.assertEqual(sorted(failures), expected)
 
 
 class Hostile(Case):
     """Whatever an adapter does, it fails with a line that says so."""
 
     def fails(self, text, pattern, *options):
-        text = "class Wrong(Wrong):\n    def open(self, request):\n" + textwrap.indent(textwrap.dedent(text), " " * 8)
-        failures = self.wrong(text, "alc-complete-size_512", *options)
+        """`text` is what it does to open. It may go on with `right`."""
+        body = textwrap.indent("right = super().open\n" + text, " " * 8)
+        failures = self.wrong("class Wrong(Wrong):\n    def open(self, request):\n" + body,
+                              "alc-complete-size_512", *options)
         self.assertRegex(failures.get("alc-complete-size_512", ""), pattern)
 
     def test_hangs(self):
         self.fails("time.sleep(100)", "open: takes longer than 1.5 seconds", "--seconds", 1.5)
 
     def test_does_not_end(self):
-        self.fails("import atexit\natexit.register(time.sleep, 100)\nreturn super().open(request)",
+        self.fails("import atexit\natexit.register(time.sleep, 100)\nreturn right(request)",
                    "takes longer than 1.5 seconds", "--seconds", 1.5)
 
     def test_leaves_a_child(self):
-        self.fails("if os.fork() == 0:\n    time.sleep(100)\nraise SystemExit(3)", "takes longer", "--seconds", 1.5)
+        self.fails("if os.fork() == 0: time.sleep(100)\nraise SystemExit", "takes longer", "--seconds", 1.5)
 
     def test_says_garbage(self):
-        for said in ("'hello'", "'[1, 2]'", "'7' * 5000", "'[' * 100000", "'{\"result\": \"va'", "'\\x00\\x1b[2J'"):
+        for said in ("'hello'", "'[1]'", "'7' * 5000", "'[' * 100000", "'{\"result\": '", "'\\0\\x1b[2J'"):
             with self.subTest(said):
-                self.fails(f"print({said}, flush=True)\nreturn {{}}", r"open: (the answer is no JSON|.* is no object)")
+                self.fails(f"print({said}, flush=True)\nreturn {{}}", "open: (the answer is no JSON|.* no object)")
 
     def test_says_too_much(self):
         self.fails("while True: os.write(1, bytes(1 << 20))", "open: an answer of more than 64 MiB")
@@ -298,15 +305,15 @@ class Hostile(Case):
         self.fails("for _ in range(1000): os.write(2, b'?' * 100000)\nraise SystemExit(1)", r"code 1: \?+")
 
     def test_answers_twice(self):
-        self.fails("print('{}')\nreturn super().open(request)", "does not open|was said before it was asked")
+        self.fails("print('{}')\nreturn right(request)", "does not open|was said before it was asked")
 
     def test_ends(self):
-        self.fails("print('no line', end='', flush=True)\nos._exit(0)", "open: no answer: it has ended with code 0")
+        self.fails("print('no line', end='', flush=True)\nos._exit(0)", "no answer: it has ended with code 0")
         self.fails("raise SystemError('why')", "open: no answer: it has ended with code 1: .*why")
         self.fails("os.kill(os.getpid(), 11)", "open: no answer: it has ended with signal 11")
 
     def test_ends_badly(self):
-        self.fails("import atexit\natexit.register(os._exit, 9)\nreturn super().open(request)", "code 9")
+        self.fails("import atexit\natexit.register(os._exit, 9)\nreturn right(request)", "code 9")
 
     def test_closes_its_output(self):
         self.fails("os.close(1)\ntime.sleep(100)", "it has closed its standard output", "--seconds", 10)
@@ -316,19 +323,19 @@ class Hostile(Case):
         for mode, name, data in failing:
             with self.subTest(mode):
                 self.fails(f"with open({name!r}, {mode!r}) as file: file.write({data})\n"
-                           "return {'result': 'valid', 'header': {}} if False else super().open(request)",
+                           "return right(request)",
                            f"does not open|writes, and must not: {name}")
-        self.fails("answer = super().open(request)\nos.truncate('image.lvd', 1 << 29)\nreturn answer",
+        self.fails("answer = right(request)\nos.truncate('image.lvd', 1 << 29)\nreturn answer",
                    "writes, and must not: image.lvd")
-        self.fails("answer = super().open(request)\nos.unlink('image.lvd')\nos.mkfifo('image.lvd')\nreturn answer",
+        self.fails("answer = right(request)\nos.unlink('image.lvd')\nos.mkfifo('image.lvd')\nreturn answer",
                    "writes, and must not: image.lvd")
 
     def test_uses_too_much_memory(self):
-        self.fails("self.much = bytes(2 << 30)\nreturn super().open(request)", "MemoryError")
+        self.fails("self.much = bytes(2 << 30)\nreturn right(request)", "MemoryError")
 
     def test_writes_without_end(self):
         self.fails("with open('new', 'wb') as file:\n    file.seek(4 << 30)\n    file.write(b'x')\n"
-                   "return super().open(request)", "File too large|signal 25")
+                   "return right(request)", "File too large|signal 25")
 
     def test_answers_in_other_shapes(self):
         shapes = ("None", "[]", "{}", "'x'", "1e999", "-1", "[{}]", "[[1]]", "{'a': [None]}", "10 ** 30")
@@ -369,8 +376,7 @@ class Producers(Case):
 
     def produced(self, text, only):
         producer = self.program("producer", PRODUCER + textwrap.dedent(text))
-        _, failures, self.summary = self.ran("--adapter", f"python3 {HERE}/reader/adapter.py", "--producer", producer,
-                                             "--only", only)
+        _, failures, self.summary = self.ran("--adapter", RIGHT, "--producer", producer, "--only", only)
         return failures
 
     def test_right(self):
@@ -452,7 +458,7 @@ import hashlib, sys
 sys.path[:0] = [{str(HERE / 'reader')!r}]
 import adapter, reader
 """
-    ONLY = "alc-complete-size_512,alc-some_present,hdr-magic-noise,pag-bit_flipped,chn-two,chn-cycle-self,sid-plain"
+    ONLY = "alc-complete-size_512,hdr-magic-noise,pag-bit_flipped,chn-two,chn-cycle-self,sid-plain"
 
     def commanded(self, text):
         command = self.program("command", text, begin=self.READER, end="\n")

@@ -27,8 +27,8 @@ class Process:
         limits = [str((longest + MOST_WRITTEN) // 512), str(options.memory * 1024)]
         self.seconds, self.deadline = options.seconds, time.monotonic() + options.seconds
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", LIMITED, "sh", *limits, *command], cwd=folder, bufsize=0, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            ["/bin/sh", "-c", LIMITED, "sh", *limits, *command], cwd=folder, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
         self.output, self.errors, self.selector = bytearray(), b"", selectors.DefaultSelector()
         for stream in (self.process.stdout, self.process.stderr):
             self.selector.register(stream, selectors.EVENT_READ)

@@ -78,8 +78,8 @@ def as_json(trials, names):
 
 def as_junit(trials, name):
     verdicts = collections.Counter(trial.verdict for trial in trials)
-    suite = ElementTree.Element("testsuite", name=one_line(name), tests=str(len(trials)),
-                                failures=str(verdicts["failed"]), skipped=str(verdicts["skipped"]), errors="0")
+    suite = ElementTree.Element("testsuite", name=one_line(name), tests=str(len(trials)), errors="0",
+                                failures=str(verdicts["failed"]), skipped=str(verdicts["skipped"]))
     for trial in trials:
         area = trial.vector["name"].split("-")[0]
         case = ElementTree.SubElement(suite, "testcase", classname=area, name=trial.title,
