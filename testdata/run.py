@@ -199,7 +199,7 @@ class Trial:
     def read(self, process, start, end):
         text, = fields(process.do("read", offset=start, length=end - start), data=str)
         if len(text) != 2 * (end - start) or not re.fullmatch("[0-9a-fA-F]*", text):
-            raise Failure(f"read: no {end - start} bytes in hexadecimal digits at {start}: {one_line(text, 40)}")
+            raise Failure(f"read: at {start} no {end - start} bytes in hexadecimal: {one_line(text, 40)}")
         return bytes.fromhex(text)
 
     def judge_unreadable(self, process, start, end, broken):
@@ -236,7 +236,7 @@ class Trial:
         with_others = "parents" in case or "SID-02" in broken or "beside" in case and broken
         if with_others or case["result"] not in (*OPENS, "invalid"):
             return
-        answer = process.do("check", open=case["open"])
+        answer = process.do("check", **{name: case[name] for name in ("open", "volume") if name in case})
         found, = fields(answer, rules=list)
         none = [item["broken"] for item in case.get("no_bitmaps", ()) if "beside" not in case]
         if not broken:
@@ -294,7 +294,7 @@ class Trial:
                 if "error" not in answer:
                     raise Failure("is done")
                 self.judge_rule(answer, step["refused"])
-                unchanged(before, folder)
+                unchanged(before, folder, only_old=True)
         return False
 
     def judge_raw(self, path, disk):

@@ -296,7 +296,8 @@ class Hostile(Case):
     def test_says_garbage(self):
         for said in ("'hello'", "'[1]'", "'7' * 5000", "'[' * 100000", "'{\"result\": '", "'\\0\\x1b[2J'"):
             with self.subTest(said):
-                self.fails(f"print({said}, flush=True)\nreturn {{}}", "open: (the answer is no JSON|.* no object)")
+                said = f"print({said}, flush=True)\nreturn {{}}"
+                self.fails(said, "open: (the answer is no JSON|.* no object)")
 
     def test_says_too_much(self):
         self.fails("while True: os.write(1, bytes(1 << 20))", "open: an answer of more than 64 MiB")

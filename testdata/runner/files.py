@@ -76,10 +76,10 @@ def contents(folder):
         return {entry.name: content(entry) for entry in entries}
 
 
-def unchanged(before, folder):
-    """Fails if the files of a folder are not what they were: none more or less, and no byte another."""
+def unchanged(before, folder, only_old=False):
+    """Fails if a file of a folder has changed or is gone; without `only_old` also if there is a new one."""
     after = contents(folder)
-    changed = [one_line(name) for name in sorted(before.keys() | after.keys())
+    changed = [one_line(name) for name in sorted(before.keys() | (set() if only_old else after.keys()))
                if name not in before or before[name] != after.get(name)]
     if changed:
         raise Failure(f"writes, and must not: {', '.join(changed)}")
