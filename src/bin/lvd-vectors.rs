@@ -14,6 +14,8 @@ use std::process::ExitCode;
 
 /// Files of `testdata/` that are written by hand.
 const BY_HAND: &[&str] = &[
+    // Python leaves it beside what it imports.
+    "__pycache__/",
     "ADAPTER.md",
     "README.md",
     "restore.py",
