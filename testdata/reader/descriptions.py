@@ -4,7 +4,6 @@ import re
 import uuid
 
 import reader
-import run_vectors
 from reader import (ALLOCATION, BITMAP, BITMAP_LAYOUT, BITMAP_STATES, COPY_MARK, DIRTY, FORMATS, HOST, KINDS,
                     MERGE_MARK, NIL, PAGE, PARENT, POINT, POINT_LAYOUT, RAW, RECORDS, SECTION, SECTOR, SECTOR_BITS,
                     SIDECAR, SLOT, STATES, div_up)
@@ -24,10 +23,16 @@ def identity(text):
     return uuid.UUID(text).bytes if text else NIL
 
 
+def parse_dump(path):
+    """Return {offset: bytes}: all that is not listed is zero."""
+    lines = (line.split(": ") for line in path.read_text().splitlines())
+    return {int(offset, 16): bytes.fromhex(data) for offset, data in lines}
+
+
 def load(file, folder):
     """Return a file of a vector."""
     memory = Memory(file["length"])
-    for offset, data in (run_vectors.parse_dump(folder / file["dump"]) if "dump" in file else {}).items():
+    for offset, data in (parse_dump(folder / file["dump"]) if "dump" in file else {}).items():
         memory.write(offset, data)
     return memory
 
@@ -199,7 +204,7 @@ def stated_top(vector, folder, case, lengths, file):
                     facts["sequence"], identity(facts["uuid"]), epoch)
     data = {}
     if header.kind != SIDECAR:
-        dump = run_vectors.parse_dump(folder / disk["dump"]) if "dump" in disk else {}
+        dump = parse_dump(folder / disk["dump"]) if "dump" in disk else {}
         data = {at: line for at, line in dump.items() if any(start <= at < end for start, end in here)}
         junk = next((place for names, *place in JUNK if re.fullmatch(names, vector["name"])), None)
         if junk and not facts["complete"]:
