@@ -31,6 +31,7 @@ from runner.failures import Failure, Missing, blamed, during, fields, one_line, 
 from runner.files import PAGE, Sparse, contents, unchanged
 
 HERE = pathlib.Path(__file__).resolve().parent
+SECTOR = 512
 WHOLE = 1 << 20                         # of stretches up to this length all is read, of longer ones the ends
 OPENS = ("valid", "damaged")            # results of an open that succeeds
 OPENING = ("open", "parents", "volume", "beside", "depth", "trust_links", "ignore_marks")
@@ -133,7 +134,7 @@ class Trial:
             if self.judge_result(answer, case):
                 self.judge_header(answer, case)
                 if "disk" in case:
-                    self.judge_disk(process, case["disk"], case.get("broken", ["PAG-01"]))
+                    self.judge_disk(process, case["disk"], case.get("broken", ["PAG-01"]), case.get("perhaps", ()))
                 if bitmaps and "bitmaps" in adapter.features:
                     self.judge_bitmaps(process, case)
             process.end_cleanly()
@@ -174,13 +175,14 @@ class Trial:
 
     # What a guest reads
 
-    def judge_disk(self, process, disk, broken):
+    def judge_disk(self, process, disk, broken, perhaps=()):
         extents = joined(*fields(process.do("extents"), extents=list))
         same("size", sum(extent["length"] for extent in extents), disk["size"])
         if "extents" in disk:
             for found, stated in itertools.zip_longest(extents, disk["extents"]):
                 same("extents", found, stated)
         content = Sparse.stated(disk, self.folder)
+        self.settle(process, content, perhaps)
         is_whole = disk["size"] <= WHOLE
         for extent in disk.get("extents", extents):
             start, end = extent["offset"], extent["offset"] + extent["length"]
@@ -201,6 +203,23 @@ class Trial:
         if len(text) != 2 * (end - start) or not re.fullmatch("[0-9a-fA-F]*", text):
             raise Failure(f"read: at {start} no {end - start} bytes in hexadecimal: {one_line(text, 40)}")
         return bytes.fromhex(text)
+
+    def settle(self, process, content, writes):
+        """Takes over what is found in each sector that was written and not flushed, if it is old or new (law O)."""
+        touched = (range(write["offset"] // SECTOR, -(-(write["offset"] + write["length"]) // SECTOR)) for write in writes)
+        for number in sorted(set().union(*touched)):
+            start, end = number * SECTOR, min(number * SECTOR + SECTOR, content.length)
+            sector = bytearray(content.read(start, end))
+            may_be = [bytes(sector)]
+            for write in writes:
+                pattern = bytes.fromhex(write["pattern"])
+                for at in range(max(start, write["offset"]), min(end, write["offset"] + write["length"])):
+                    sector[at - start] = pattern[(at - write["offset"]) % len(pattern)]
+                may_be.append(bytes(sector))
+            found = self.read(process, start, end)
+            if found not in may_be:
+                raise Failure(f"the sector at {start} is neither old nor new")
+            content.put(start, found)
 
     def judge_unreadable(self, process, start, end, broken):
         """Every read that touches the stretch fails, however little of it."""
@@ -254,10 +273,11 @@ class Trial:
         left = self.restored("left")
         self.produce(left)
         if "after" in case:
-            again = {**self.opening(case), "result": case["result"], "disk": case["after"]["disk"]}
+            after = {name: case["after"][name] for name in ("disk", "perhaps") if name in case["after"]}
+            again = {**self.opening(case), "result": case["result"], **after}
             with during("afterwards"):
                 header = self.judge_open(judge, again, left, bitmaps=False)
-                self.judge_after(case["after"], header, case["header"], is_newer=True)
+                self.judge_after(case["after"], header, case["header"], is_newer="perhaps" not in case["after"])
         for last in case.get("finally", ()):
             with during(f"finally, {last['open']} {last.get('parents', [])}"):
                 if last.get("raw"):                     # its bytes are the disk: nobody is needed to read it
@@ -332,7 +352,7 @@ class Trial:
             if header["sequence"] < before["sequence"] + is_newer:
                 raise Failure(f"sequence: {header['sequence']}, and was {before['sequence']} before")
             found["new_epoch"] = header["epoch"] != before["epoch"]
-        for name in sorted(after.keys() - {"disk"} | {"merge_mark"}):
+        for name in sorted(after.keys() - {"disk", "perhaps"} | {"merge_mark"}):
             same(name, found.get(name), after.get(name))
 
     # Without an adapter

@@ -2,13 +2,10 @@
 //!
 //!     lvd-vectors DIRECTORY          writes all files below DIRECTORY
 //!     lvd-vectors --check [DIR]      compares byte for byte with DIR (testdata/ by default)
-//!     lvd-vectors --outcomes DIR     does the jobs of the vectors, and writes the files that they leave below DIR
 
-use lvd::testing::vectors::vector::Flag;
-use lvd::testing::vectors::{self, run, text};
+use lvd::testing::vectors::{self, text};
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,7 +18,6 @@ const BY_HAND: &[&str] = &[
     "restore.py",
     "run.py",
     "test_run.py",
-    "vector.schema.json",
     "kaitai/",
     "reader/",
     "runner/",
@@ -32,9 +28,8 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--check"] => check(Path::new("testdata")),
         ["--check", directory] => check(Path::new(directory)),
-        ["--outcomes", directory] => outcomes(Path::new(directory)),
         [directory] if !directory.starts_with('-') => write(Path::new(directory)),
-        _ => Err(io::Error::other("usage: lvd-vectors DIRECTORY | --check [DIRECTORY] | --outcomes DIRECTORY")),
+        _ => Err(io::Error::other("usage: lvd-vectors DIRECTORY | --check [DIRECTORY]")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,22 +76,6 @@ fn check(directory: &Path) -> io::Result<()> {
     differences.iter().for_each(|difference| eprintln!("{difference}"));
     let (count, name) = (differences.len(), directory.display());
     Err(io::Error::other(format!("{count} files of {name} are not as they should be: lvd-vectors {name}")))
-}
-
-/// What each case with jobs leaves, as `NAME/NUMBER/FILE`: for readers that cannot do jobs, and can read their files.
-fn outcomes(directory: &Path) -> io::Result<()> {
-    for vector in vectors::all().iter().filter(|vector| vector.flags.contains(&Flag::Jobs)) {
-        for (number, case) in vector.cases.iter().enumerate() {
-            let folder = directory.join(&vector.name).join(number.to_string());
-            fs::create_dir_all(&folder)?;
-            for (name, bytes) in run::outcome(vector, case).map_err(io::Error::other)? {
-                let file = fs::File::create(folder.join(name))?;
-                bytes.pieces().try_for_each(|(at, piece)| file.write_all_at(piece, at))?;
-                file.set_len(bytes.len())?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn summary(tree: &text::Tree) -> String {

@@ -48,6 +48,12 @@ pub fn facts(header: &Header) -> Facts {
     }
 }
 
+/// The records of unknown type: type, flags, payload in hexadecimal digits.
+pub fn kept(header: &Header) -> Vec<(u16, u16, String)> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    header.unknown.iter().map(|record| (record.record_type, record.flags, hex(&record.payload))).collect()
+}
+
 /// What a merge mark says.
 pub fn mark(mark: &MergeMark) -> Mark {
     Mark { child_uuid: mark.child_uuid.to_string(), child_epoch: mark.child_epoch.to_string() }

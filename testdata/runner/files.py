@@ -17,12 +17,15 @@ class Sparse:
     def __init__(self, length, pieces=()):
         self.length, self.pages = length, {}
         for offset, data in pieces:
-            while data:
-                number, place = divmod(offset, PAGE)
-                part, data = data[:PAGE - place], data[PAGE - place:]
-                if part.count(0) < len(part):
-                    self.pages.setdefault(number, bytearray(PAGE))[place:place + len(part)] = part
-                offset += len(part)
+            self.put(offset, data)
+
+    def put(self, offset, data):
+        while data:
+            number, place = divmod(offset, PAGE)
+            part, data = data[:PAGE - place], data[PAGE - place:]
+            if part.count(0) < len(part) or number in self.pages:
+                self.pages.setdefault(number, bytearray(PAGE))[place:place + len(part)] = part
+            offset += len(part)
 
     def __eq__(self, other):
         return isinstance(other, Sparse) and (self.length, self.pages) == (other.length, other.pages)

@@ -103,9 +103,15 @@ fn answer<'a>(place: &'a Directory, process: &mut Option<Process<'a>>, question:
             *process = None;
             match Process::open(place, opening) {
                 Ok(new) => {
-                    let header = new.chain().image(0).ok().map(|image| conformance::facts(&image.header()));
+                    let mut answer = json!({ "result": "valid" });
+                    if let Ok(image) = new.chain().image(0) {
+                        let header = image.header();
+                        answer["header"] = json!(conformance::facts(&header));
+                        answer["header"]["kept"] = json!(conformance::kept(&header));
+                        answer["header"]["compat"] = header.compat.into();
+                    }
                     *process = Some(new);
-                    Ok(json!({ "result": "valid", "header": header }))
+                    Ok(answer)
                 }
                 Err(error) => {
                     let mut answer = failure(&error);

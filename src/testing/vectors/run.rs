@@ -6,7 +6,7 @@ use super::script::play;
 use super::sparse::Sparse;
 use super::vector::{After, Case, Disk, File, Flag, Held, Perhaps, Stretch, Vector, Verdict};
 use crate::chain::Chain;
-use crate::conformance::{Opening, Place, Told, facts, findings, mark, open, repeat, told, verdict};
+use crate::conformance::{Opening, Place, Told, facts, findings, kept, mark, open, repeat, told, verdict};
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::format::Header;
@@ -34,14 +34,6 @@ pub fn run(vector: &Vector) -> Result<(), Mismatch> {
         run_case(vector, case).map_err(|error| format!("{}, case {}: {error}", vector.name, number + 1))?;
     }
     Ok(())
-}
-
-/// The files that `case` of `vector` leaves, by their names.
-///
-/// # Errors
-/// What of its `then` cannot be done.
-pub fn outcome(vector: &Vector, case: &Case) -> Result<BTreeMap<String, Sparse>, Mismatch> {
-    played(vector, case)?.contents().map_err(|error| error.to_string())
 }
 
 fn played(vector: &Vector, case: &Case) -> Result<Files, Mismatch> {
@@ -287,12 +279,7 @@ fn check_after(chain: &Chain, after: &After, before: Option<&Header>) -> Result<
     }
     said("the state", &header.state.to_string(), &after.state)?;
     same("the optional features", &header.compat, &after.compat)?;
-    let kept: Vec<(u16, u16, String)> = header
-        .unknown
-        .iter()
-        .map(|record| (record.record_type, record.flags, super::sparse::hex(&record.payload)))
-        .collect();
-    same("what was kept of unknown records", &kept, &after.kept)?;
+    same("what was kept of unknown records", &kept(&header), &after.kept)?;
     same("the merge mark", &header.merge_mark.as_ref().map(mark), &after.merge_mark)?;
     let complete = header.allocation().is_none() && header.parent.is_none();
     said("whether it is complete", &complete, &after.complete.then_some(true))?;

@@ -233,5 +233,5 @@ fn past_a_mark() -> Vector {
         &mut [(IMAGE, &mut top), (MIDDLE, &mut child), (BASE, &mut bottom)],
     );
     let found = vec![closed(holds(IMAGE, &[MIDDLE, BASE], &top), false)];
-    script(vector, &["CHN-16"], vec![forbidden(stream(Some(BASE)), &["CHN-16"])], found)
+    script(vector, &["CHN-16"], vec![forbidden(stream(Some(BASE)), &["CHN-16", "CHN-04"])], found)
 }
