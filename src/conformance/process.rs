@@ -85,8 +85,10 @@ pub fn open(place: &dyn Place, opening: &Opening) -> Result<Chain> {
         None => on_parents(place, &opening.open, &opening.parents, &options),
     }?;
     if let Some(beside) = &opening.beside {
-        let (image, how) = (chain.image(0)?, OpenOptions { write, ..OpenOptions::default() });
-        image.attach(Arc::new(Image::open_beside(place.open(beside, write)?, image, host(), &how)?))?;
+        let how = OpenOptions { write, ignore_marks: opening.ignore_marks, ..OpenOptions::default() };
+        let (image, sidecar) = (chain.image(0)?, place.open(beside, write)?);
+        sidecar.lock(if write { LockMode::Exclusive } else { LockMode::Shared })?;
+        image.attach(Arc::new(Image::open_beside(sidecar, image, host(), &how)?))?;
     }
     Ok(chain)
 }

@@ -91,7 +91,8 @@ impl Image {
     ) -> Result<Image> {
         let chosen = read_slots(&*sidecar)?;
         let (header, of) = (&chosen.header, image.header());
-        let Some(named) = header.host.filter(|host| host.format == HostFormat::Lvd) else {
+        let fits = of.kind == Kind::Image;
+        let Some(named) = header.host.filter(|host| fits && host.format == HostFormat::Lvd) else {
             return Err(Error::Denied(format!("{}: not the sidecar of an image", sidecar.name())));
         };
         require(header.uuid == of.uuid, Violation::SidecarOfImage, |rule| {
