@@ -79,7 +79,10 @@ pub fn all() -> Vec<Vector> {
     ] {
         vectors.extend(area());
     }
-    vectors.iter_mut().for_each(Vector::give_parents);
+    for vector in &mut vectors {
+        vector.give_parents();
+        vector.sum_up();
+    }
     vectors.sort_by(|a, b| a.name.cmp(&b.name));
     vectors
 }

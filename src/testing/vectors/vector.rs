@@ -12,6 +12,8 @@ pub struct Vector {
     pub name: String,
     /// One or two sentences.
     pub purpose: String,
+    /// What an implementation must make of it, in one word.
+    pub result: Outcome,
     /// Numbers of the rules it exercises.
     pub rules: Vec<String>,
     /// Bits of advice that a runner may select by.
@@ -91,6 +93,18 @@ pub enum Verdict {
     Unsupported,
     /// Refused: the files are sound, but not together, or not to be opened so.
     Refused,
+}
+
+/// What an implementation must make of all cases of a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every case opens, and all of its disk can be read.
+    Valid,
+    /// Some case must not open, or opens without a part of its disk.
+    Invalid,
+    /// It follows from a default of the caller or of the implementation: others may have another one.
+    Acceptable,
 }
 
 /// One open and what follows.
@@ -488,6 +502,7 @@ impl Vector {
         Vector {
             name: name.into(),
             purpose: purpose.into(),
+            result: Outcome::Valid,
             rules: ids(rules),
             flags: Vec::new(),
             files: Vec::new(),
@@ -529,6 +544,15 @@ impl Vector {
     pub(super) fn case(mut self, case: Case) -> Vector {
         self.cases.push(case);
         self
+    }
+
+    /// Says in one word what its cases say.
+    pub(super) fn sum_up(&mut self) {
+        self.result = match () {
+            () if self.flags.contains(&Flag::Policy) => Outcome::Acceptable,
+            () if self.cases.iter().all(|case| case.result == Verdict::Valid) => Outcome::Valid,
+            () => Outcome::Invalid,
+        };
     }
 
     /// Gives every case that names no parents all files below, in their order.
