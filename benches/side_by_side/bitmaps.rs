@@ -65,7 +65,7 @@ impl Bench {
             rate
         };
         // From here on all writes are hits.
-        images.iter().for_each(|image| drop(overwrite(image, 0)));
+        images.iter().for_each(|image| _ = overwrite(image, 0));
         let mut samples = Vec::new();
         for round in 0..self.rounds * 3 {
             let mut rates = [0.0; COUNTS.len()];
