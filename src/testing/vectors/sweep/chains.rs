@@ -1,6 +1,6 @@
 //! Links and marks field by field, cycles and depth, and what is wrong with layers further down.
 
-use super::{Invalid, Refused, Unsupported, answer, or};
+use super::{Breach, Invalid, Refused, Unsupported, answer, or};
 use crate::format::{CopyMark, Identity, MergeMark, ParentFormat, Uuid};
 use crate::testing::vectors::IMAGE;
 use crate::testing::vectors::chn::{BASE, MIDDLE, refused};
@@ -33,9 +33,9 @@ fn link(maker: &mut Maker) -> &mut Identity {
 }
 
 /// A change of a UUID or epoch.
-type Change = fn(Uuid) -> Uuid;
+type Misread = fn(Uuid) -> Uuid;
 
-const CHANGES: &[(&str, &str, Change)] = &[
+const CHANGES: &[(&str, &str, Misread)] = &[
     ("first_bit", "differs in its first bit", |id| flipped(id, 0, 0x80)),
     ("last_bit", "differs in its last bit", |id| flipped(id, 15, 0x01)),
     ("second_half", "is right in its first half only", |id| halves(id, 8..16)),
@@ -104,9 +104,12 @@ impl Three {
     }
 }
 
+/// What is done to three layers.
+type Change = fn(&mut Three);
+
 /// The upper link is right, the lower one is not.
 fn lower_identities() -> Vec<Vector> {
-    let rows: &[(&str, &str, Verdict, V, fn(&mut Three))] = &[
+    let rows: &[(&str, &str, Verdict, V, Change)] = &[
         ("chn-lower-uuid", "The link of the middle layer names another UUID.", Refused, V::ParentMatches, |three| {
             link(&mut three.middle).uuid = id("another")
         }),
@@ -313,7 +316,7 @@ fn formats() -> Vec<Vector> {
 
 /// A parent whose header breaks a rule is refused as a top would be.
 fn parents() -> Vec<Vector> {
-    let rows: &[(&str, &str, &[V], fn(&mut Draft))] = &[
+    let rows: &[Breach] = &[
         ("version_2", "is of version 2", &[V::Version], |d| d.put(8, &[2])),
         ("reserved", "has a reserved byte that is not zero", &[V::HeaderReserved], |d| d.put(120, &[1])),
         ("incompat", "has an unknown incompatible feature", &[V::IncompatibleFeature], |d| d.put(83, &[1])),

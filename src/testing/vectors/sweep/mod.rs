@@ -70,6 +70,12 @@ impl Value {
 /// Name, purpose, place, value, and the rules that may be named.
 type Row = (&'static str, &'static str, usize, Value, &'static [V]);
 
+/// What is done to a header.
+type Change = fn(&mut Draft);
+
+/// Name, what a header has, the rules that may be named, and how it comes to have it.
+type Breach = (&'static str, &'static str, &'static [V], Change);
+
 /// How an open ends that names `rule`: format.md, section 10. Of the rules with two answers it is the one for what the
 /// header alone breaks, and for what is damaged.
 fn answer(rule: V) -> Verdict {

@@ -30,7 +30,7 @@ fn owner(maker: &Maker) -> Uuid {
 }
 
 /// What is done to a sector, and to which one.
-type Damage = fn(&mut Sector, &Maker, u64);
+pub(super) type Damage = fn(&mut Sector, &Maker, u64);
 
 fn bad(name: &str, purpose: &str, number: u64, damage: impl FnOnce(&mut Sector, &Maker)) -> Vector {
     bad_of(ten_sectors(), &format!("pag-{name}"), purpose, number, damage)
@@ -123,12 +123,15 @@ fn markers() -> Vec<Vector> {
     .into()
 }
 
+/// A checksum of a sector and of the identity of its section.
+type Checksum = fn(&Sector, &[u8; 16]) -> u32;
+
 /// Checksums that somebody might compute: from what is there and from what it is sealed for.
 fn checksums() -> Vec<Vector> {
     let other_id = |name: &str, purpose: &str, id: fn(&Maker) -> Uuid| {
         bad(name, purpose, TRIED, |bytes, maker| seal(bytes, id(maker), TRIED))
     };
-    let rows: [(&str, &str, fn(&Sector, &[u8; 16]) -> u32); 8] = [
+    let rows: [(&str, &str, Checksum); 8] = [
         ("checksum_id_behind", "The section's identity comes behind the sector instead of before it.", |bytes, id| {
             crc32c::crc32c(&[&bytes[..508], &id[..]].concat())
         }),

@@ -1,6 +1,7 @@
 //! Sidecars: the host record, the volume, what lies below, and the image beside which one stands.
 
 use super::Value::{Bytes, Eight, Four, Two};
+use super::sectors::Damage;
 use super::{RAW, Refused, Row, answer, or};
 use crate::format::{CopyMark, HostFormat, HostRecord, MergeMark, Uuid, seal};
 use crate::limits::{MAX_SIZE, SLOTS_END};
@@ -9,7 +10,7 @@ use crate::testing::vectors::dirty::Tracked;
 use crate::testing::vectors::draft::{BITMAP, Draft, HOST, PARENT, POINT, REQUIRED, SECTION};
 use crate::testing::vectors::epo;
 use crate::testing::vectors::maker::{Maker, id, raw};
-use crate::testing::vectors::pag::{Sector, reseal_as, sector};
+use crate::testing::vectors::pag::{reseal_as, sector};
 use crate::testing::vectors::sid::{SIDECAR, VOLUME, fails, opens, side};
 use crate::testing::vectors::vector::{Case, Role, Vector};
 use crate::violation::Violation as V;
@@ -188,10 +189,12 @@ fn volumes() -> Vec<Vector> {
 
 /// The sector of the bits of a volume.
 fn sectors() -> Vec<Vector> {
-    let damages: [(&str, &str, fn(&mut Sector, &Maker)); 3] = [
-        ("index", "The index of the one sector is 1, its checksum right.", |bytes, maker| reseal_as(bytes, maker, 1)),
-        ("marker", "The marker of the one sector has flipped a bit.", |bytes, _| bytes[504] ^= 1),
-        ("host", "The one sector is sealed for the UUID of the disk.", |bytes, maker| {
+    let damages: [(&str, &str, Damage); 3] = [
+        ("index", "The index of the one sector is 1, its checksum right.", |bytes, maker, _| {
+            reseal_as(bytes, maker, 1)
+        }),
+        ("marker", "The marker of the one sector has flipped a bit.", |bytes, _, _| bytes[504] ^= 1),
+        ("host", "The one sector is sealed for the UUID of the disk.", |bytes, maker, _| {
             seal(bytes, maker.header.uuid, 0)
         }),
     ];
@@ -200,7 +203,7 @@ fn sectors() -> Vec<Vector> {
             let mut maker = side();
             maker.finish();
             let mut bytes = sector(&maker, 0);
-            damage(&mut bytes, &maker);
+            damage(&mut bytes, &maker, 0);
             let at = maker.sector_at(0);
             maker.file.write(at, &bytes);
             maker.bad.insert(0);

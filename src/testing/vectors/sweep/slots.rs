@@ -1,6 +1,6 @@
 //! Two slots: a whole one that breaks a rule beside one that is right, two that differ, two of which none is whole.
 
-use super::{Invalid, Unsupported, answer, base, everything};
+use super::{Breach, Change, Invalid, Unsupported, answer, base, everything};
 use crate::format::{Header, HostFormat};
 use crate::testing::vectors::draft::{Draft, HOST, MERGE_MARK, PARENT, REQUIRED, SECTION};
 use crate::testing::vectors::maker::{Maker, id, tagged};
@@ -11,9 +11,6 @@ use crate::violation::Violation as V;
 pub(super) fn all() -> Vec<Vector> {
     [not_hidden(), unequal(), both_wrong(), none_whole()].concat()
 }
-
-/// What one of two slots has that breaks a rule.
-type Breach = (&'static str, &'static str, &'static [V], fn(&mut Draft));
 
 /// In the fixed header of a complete image.
 const OF_HEADER: &[Breach] = &[
@@ -152,7 +149,7 @@ fn unequal() -> Vec<Vector> {
         ("ro_compat", "One has a feature that writers do not know.", 88, &[1]),
         ("compat", "One has a feature that may be ignored.", 96, &[1]),
     ];
-    let records: &[(&str, &str, fn(&mut Draft))] = &[
+    let records: &[(&str, &str, Change)] = &[
         ("hint", "The hints differ in a letter.", |d| d.put_in(PARENT, 64, b"c")),
         ("visible_length", "The visible lengths differ.", |d| d.put_in(PARENT, 40, &[1])),
         ("section_id", "The identities of a section differ.", |d| d.put_in(SECTION, 0, b"another identity")),
