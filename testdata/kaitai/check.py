@@ -39,8 +39,8 @@ EXPRESSED = {
     "REC-08": [], "REC-10": [], "REC-11": [], "REC-12": [],
     "SEC-01": [], "SEC-02": [], "SEC-03": [], "SEC-04": [],
     "SEC-05": ["sec-overlap-same_place", "sec-overlap-allocation_unknown", "sec-overlap-at_2_61",
-               "sec-overlap-lower_second", "sec-overlap-not_neighbours", "sec-overlap-one_page", "sec-overlap-spare_page",
-               "sec-overlap-unknown_kinds", "sec-overlap-within"],
+               "sec-overlap-lower_second", "sec-overlap-not_neighbours", "sec-overlap-one_page",
+               "sec-overlap-spare_page", "sec-overlap-unknown_kinds", "sec-overlap-within"],
     "SEC-06": ["sec-id-twice", "sec-id-twice_unknown_kind", "sec-id-dirty_and_intent", "sec-id-dirty_twice",
                "sec-id-unknown_twice"],
     "SEC-07": ["sec-allocation-two", "sid-allocation-two"],
@@ -57,9 +57,9 @@ EXPRESSED = {
 # Of two slots that are not whole the flaw that comes later is told of; a wrong checksum would be the last but one.
 HDR_20 = [{"HDR-02"}, {"HDR-04"}, {"HDR-03"}]
 
-# Fields are read in order, so of two rules that a file breaks it is not always the right one that is told of: HDR-08 of a
-# header; that of HDR-20, and not HDR-01, of a file without room for two slots, none of which is whole; REC-01 of a header
-# that goes on behind its records with what looks like another one.
+# Fields are read in order, so of two rules that a file breaks it is not always the right one that is told of: HDR-08 of
+# a header; that of HDR-20, and not HDR-01, of a file without room for two slots, none of which is whole; REC-01 of a
+# header that goes on behind its records with what looks like another one.
 OTHER_RULE_FIRST = {
     "hdr-incompat-before_fields",
     "hdr-file-1_byte", "hdr-file-8_bytes", "hdr-file-9_bytes", "hdr-file-16_bytes", "hdr-file-74_bytes",
@@ -247,7 +247,8 @@ def read_lvd(file):
         for section in payloads(header, "section"):
             section.sec_08
         return header
-    flaws = sorted(filter(None, (flaw_of(lvd, number) for number in (0, 1))), key=lambda flaw: HDR_20.index(rules_of(flaw)))
+    flaws = list(filter(None, (flaw_of(lvd, number) for number in (0, 1))))
+    flaws.sort(key=lambda flaw: HDR_20.index(rules_of(flaw)))
     if len(flaws) == 2 or flaws and rules_of(flaws[-1]) == {"HDR-03"}:
         raise flaws[-1]
     return None                                                 # a wrong checksum comes before the other flaws

@@ -109,8 +109,8 @@ fn base() -> Sparse {
     Sparse::new(32_768)
 }
 
-/// An overlay over a raw file with a record of every type that an image can have. Those of the parent, the bitmap and the
-/// unknown type are padded.
+/// An overlay over a raw file with a record of every type that an image can have. Those of the parent, the bitmap and
+/// the unknown type are padded.
 fn everything() -> Tracked {
     let mut maker = overlay().over_raw(&base(), "b", 0);
     maker.header.merge_mark = Some(MergeMark { child_uuid: id("child"), child_epoch: id("child's epoch") });
