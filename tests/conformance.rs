@@ -1,7 +1,7 @@
 //! Every vector of `testdata/` against the library, and the vectors against their own promises.
 
 use lvd::switch::{self, Mistake, Step};
-use lvd::testing::vectors::vector::{Case, Flag, Held, Operation, Trusted, Verdict};
+use lvd::testing::vectors::vector::{Case, Flag, Held, Operation, Outcome, Trusted, Verdict};
 use lvd::testing::vectors::{Vector, all, run, text};
 use lvd::violation::Violation;
 use std::cell::Cell;
@@ -112,6 +112,17 @@ fn shows_something_wrong(vector: &Vector) -> bool {
     let trusted = case.bitmaps.iter().all(|bitmap| bitmap.trust == Trusted::Valid);
     let flagged = [Flag::Crash, Flag::Lost].iter().any(|flag| vector.flags.contains(flag));
     case.result != Verdict::Valid || !case.no_bitmaps.is_empty() || !trusted || flagged
+}
+
+/// Most of what an implementation has to do is to refuse. Two vectors of one name would be one in `testdata/`.
+#[test]
+fn most_vectors_are_negative_and_each_has_a_name_of_its_own() {
+    let vectors = vectors();
+    let negative = vectors.iter().filter(|vector| vector.result == Outcome::Invalid).count();
+    println!("{negative} of {} vectors are negative", vectors.len());
+    assert!(negative * 100 >= vectors.len() * 60);
+    let names: BTreeSet<&str> = vectors.iter().map(|vector| vector.name.as_str()).collect();
+    assert_eq!(names.len(), vectors.len());
 }
 
 #[test]

@@ -155,15 +155,15 @@ pub(super) fn known(record_type: u16) -> bool {
 
 /// Reads the records of `bytes`, as many as `count`, into `header`.
 pub(super) fn decode_records(mut bytes: &[u8], count: u32, header: &mut Header) -> Result<(), Flaw> {
-    let (mut seen, mut last) = (0u32, 0);
-    while !bytes.is_empty() {
+    let mut last = 0;
+    for _ in 0..count {
         let Some(Piece { head, payload, rest }) = split(bytes)? else { break };
         require(head.record_type >= last, Violation::RecordOrder)?;
         decode_record(head, payload, header)?;
-        // One record takes eight bytes at least, so that the count stays far below its type's maximum.
-        (seen, last, bytes) = (seen + 1, head.record_type, rest);
+        (last, bytes) = (head.record_type, rest);
     }
-    require(seen == count, Violation::RecordWalk)?;
+    // What follows those that are counted is no record, whatever it looks like.
+    require(bytes.is_empty(), Violation::RecordWalk)?;
     header.admit_bitmaps();
     Ok(())
 }

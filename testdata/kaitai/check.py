@@ -32,26 +32,40 @@ RULES_OF_TEXTS = {"REC-08", "BMP-03", "QED-06"}
 # The rules that fields of the descriptions are held to, each with the vectors that break a part of it which is out of
 # their reach: what holds among all records, of other files, or of two slots of which none is whole.
 EXPRESSED = {
-    "HDR-01": [], "HDR-02": [], "HDR-03": ["slots-flaw-version_and_checksum"], "HDR-04": [], "HDR-07": [], "HDR-08": [],
+    "HDR-01": [], "HDR-02": [], "HDR-03": [], "HDR-04": [], "HDR-07": [], "HDR-08": [],
     "HDR-10": [], "HDR-11": [], "HDR-12": [], "HDR-13": [], "HDR-14": [], "HDR-15": [], "HDR-16": [],
     "REC-01": [], "REC-02": [], "REC-03": [], "REC-04": [], "REC-05": [], "REC-06": [],
-    "REC-07": ["chn-format-qcow2", "chn-format-vmdk"],
+    "REC-07": ["chn-format-qcow2", "chn-format-vmdk", "chn-lower-qcow2"],
     "REC-08": [], "REC-10": [], "REC-11": [], "REC-12": [],
     "SEC-01": [], "SEC-02": [], "SEC-03": [], "SEC-04": [],
-    "SEC-05": ["sec-overlap-same_place"],
-    "SEC-06": ["sec-id-twice", "sec-id-twice_unknown_kind"],
-    "SEC-07": ["sec-allocation-two"],
+    "SEC-05": ["sec-overlap-same_place", "sec-overlap-allocation_unknown", "sec-overlap-at_2_61",
+               "sec-overlap-lower_second", "sec-overlap-not_neighbours", "sec-overlap-one_page",
+               "sec-overlap-spare_page", "sec-overlap-unknown_kinds", "sec-overlap-within"],
+    "SEC-06": ["sec-id-twice", "sec-id-twice_unknown_kind", "sec-id-dirty_and_intent", "sec-id-dirty_twice",
+               "sec-id-unknown_twice"],
+    "SEC-07": ["sec-allocation-two", "sid-allocation-two"],
     "SEC-08": [],
     "SID-01": ["sid-host-missing", "sid-host-missing_no_section"],
     "SID-03": [], "SID-04": [],
-    "CHN-05": ["chn-visible-past_parent", "chn-visible-past_raw", "qed-visible-past_image"],
+    "CHN-05": ["chn-visible-past_parent", "chn-visible-past_raw", "qed-visible-past_image", "chn-lower-visible",
+               "chn-visible-block_past_raw", "chn-visible-of_empty_image", "chn-visible-of_empty_raw", "sid-over_cut"],
     "BMP-02": [],
     "BMP-03": ["bmp-frozen-twice", "bmp-name-twice", "bmp-name-twice_disabled"],
     "QED-01": [], "QED-02": [], "QED-03": [], "QED-04": [], "QED-05": [], "QED-06": [], "QED-07": [],
 }
 
-# Fields are read in order, so of two rules that a header breaks HDR-08 is not always the one that is told of.
-OTHER_RULE_FIRST = {"hdr-incompat-before_fields"}
+# Of two slots that are not whole the flaw that comes later is told of; a wrong checksum would be the last but one.
+HDR_20 = [{"HDR-02"}, {"HDR-04"}, {"HDR-03"}]
+
+# Fields are read in order, so of two rules that a file breaks it is not always the right one that is told of: HDR-08 of
+# a header; that of HDR-20, and not HDR-01, of a file without room for two slots, none of which is whole; REC-01 of a
+# header that goes on behind its records with what looks like another one.
+OTHER_RULE_FIRST = {
+    "hdr-incompat-before_fields",
+    "hdr-file-1_byte", "hdr-file-8_bytes", "hdr-file-9_bytes", "hdr-file-16_bytes", "hdr-file-74_bytes",
+    "chn-lvd-is_empty", "chn-parent-cut_header", "sid-volume-swapped",
+    "rec-walk-header_longer", "rec-walk-last_shorter",
+}
 
 
 def crc32c_entry(value):
@@ -234,9 +248,10 @@ def read_lvd(file):
             section.sec_08
         return header
     flaws = list(filter(None, (flaw_of(lvd, number) for number in (0, 1))))
-    if len(flaws) == 2:
-        raise flaws[0]
-    return None
+    flaws.sort(key=lambda flaw: HDR_20.index(rules_of(flaw)))
+    if len(flaws) == 2 or flaws and rules_of(flaws[-1]) == {"HDR-03"}:
+        raise flaws[-1]
+    return None                                                 # a wrong checksum comes before the other flaws
 
 
 def flaw_of(lvd, number):

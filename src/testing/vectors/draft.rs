@@ -61,9 +61,20 @@ impl Draft {
         self.records.iter_mut().find(|record| record.record_type == record_type).expect("the draft has such a record")
     }
 
+    /// Where the first record of a type begins in the slot.
+    pub(super) fn place(&self, record_type: u16) -> usize {
+        let before = self.records.iter().take_while(|record| record.record_type != record_type);
+        FIXED + before.map(|record| 8 + record.payload.len().next_multiple_of(8)).sum::<usize>()
+    }
+
     /// Changes bytes of the payload of the first record of a type.
     pub(super) fn put_in(&mut self, record_type: u16, at: usize, bytes: &[u8]) {
         self.record(record_type).payload[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Changes bytes of the payload of the record with that number.
+    pub(super) fn put_at(&mut self, number: usize, at: usize, bytes: &[u8]) {
+        self.records[number].payload[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Adds a record at the end.

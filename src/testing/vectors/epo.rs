@@ -113,7 +113,7 @@ fn image(size: u64) -> Tracked {
 }
 
 /// The sidecar of that image, in its epoch.
-fn of_image(former: Uuid) -> Tracked {
+pub(super) fn of_image(former: Uuid) -> Tracked {
     Tracked::new(sidecar(SIZE, HostFormat::Lvd, former)).bitmap("daily", RECORDING, Bits::dirty(12, &[0, 15])).bitmap(
         "old",
         DISABLED,
@@ -236,21 +236,22 @@ fn images() -> Vec<Vector> {
     ]
 }
 
-/// Files that are not the sidecar of the image.
+/// A file that is not the sidecar of the image, and is given as such.
+pub(super) fn stranger(name: &str, purpose: &str, rule: &str, mut beside: Tracked) -> Vector {
+    let mut vector = together(name, purpose, image(SIZE), of_image(Uuid::NIL));
+    let file = beside.finish();
+    vector.files[1].length = file.len();
+    vector.files[1].bytes = file;
+    vector.cases = vec![Case {
+        beside: Some(SIDECAR.into()),
+        broken: vec![rule.into()],
+        ..Case::new(IMAGE, Verdict::Refused, &[])
+    }];
+    vector.rules = vec![rule.into()];
+    vector
+}
+
 fn strangers() -> Vec<Vector> {
-    let refused = |name: &str, purpose: &str, rule: &str, mut beside: Tracked| {
-        let mut vector = together(name, purpose, image(SIZE), of_image(Uuid::NIL));
-        let file = beside.finish();
-        vector.files[1].length = file.len();
-        vector.files[1].bytes = file;
-        vector.cases = vec![Case {
-            beside: Some(SIDECAR.into()),
-            broken: vec![rule.into()],
-            ..Case::new(IMAGE, Verdict::Refused, &[])
-        }];
-        vector.rules = vec![rule.into()];
-        vector
-    };
     let mut other = of_image(Uuid::NIL);
     other.maker.header.uuid = id("another disk");
     let mut alone = of_image(Uuid::NIL);
@@ -258,9 +259,9 @@ fn strangers() -> Vec<Vector> {
     let mut volume = of_volume(Uuid::NIL);
     volume.maker.volume = None;
     vec![
-        refused("epo-image-other_uuid", "The sidecar of another image.", "EPO-04", other),
-        refused("epo-image-of_volume", "The sidecar of a raw volume is no sidecar of an image.", "SID-05", volume),
-        refused("epo-image-no_sidecar", "Another image is given as the sidecar.", "SID-05", image(SIZE)),
+        stranger("epo-image-other_uuid", "The sidecar of another image.", "EPO-04", other),
+        stranger("epo-image-of_volume", "The sidecar of a raw volume is no sidecar of an image.", "SID-05", volume),
+        stranger("epo-image-no_sidecar", "Another image is given as the sidecar.", "SID-05", image(SIZE)),
         Vector::new("epo-image-alone", "The sidecar of an image is opened as if it were one.", &[])
             .also(&["SID-07"])
             .file(SIDECAR, Role::Sidecar, alone_file)

@@ -164,7 +164,7 @@ fn words() -> Vec<Vector> {
     compat.header.compat = 0x8000_0000_0000_0001;
     vectors
         .push(opens("hdr-compat-unknown", "Optional features that nobody knows.", &[], &mut compat).also(&["HDR-21"]));
-    vectors.extend([0, 63].map(read_only_feature));
+    vectors.extend([0, 31, 32, 63].map(read_only_feature));
     for (state, name) in [(State::Filling, "filling"), (State::Writing, "writing")] {
         let mut maker = plain();
         maker.header.state = state;

@@ -106,7 +106,7 @@ fn states() -> Vec<Vector> {
 }
 
 /// The base while `child` is being merged into it: a new epoch, and a mark with the one that the link names.
-fn marked(base: &Maker, child: Uuid) -> Maker {
+pub(super) fn marked(base: &Maker, child: Uuid) -> Maker {
     let mut marked = base.next();
     marked.header.state = State::Writing;
     marked.header.merge_mark = Some(MergeMark { child_uuid: child, child_epoch: base.header.epoch });

@@ -17,6 +17,7 @@
 //! | [`crash`] | what a crash leaves |
 //! | [`wrt`], [`job`] | what a writer, and jobs, must leave behind |
 //! | [`made`] | what this writer does |
+//! | [`sweep`] | of the areas up to [`qed`]: one field after the other |
 
 mod alc;
 mod bmp;
@@ -41,6 +42,7 @@ mod sec;
 mod sid;
 mod slots;
 pub mod sparse;
+mod sweep;
 pub mod text;
 pub mod vector;
 mod wrt;
@@ -76,10 +78,14 @@ pub fn all() -> Vec<Vector> {
         wrt::all,
         job::all,
         made::all,
+        sweep::all,
     ] {
         vectors.extend(area());
     }
-    vectors.iter_mut().for_each(Vector::give_parents);
+    for vector in &mut vectors {
+        vector.give_parents();
+        vector.sum_up();
+    }
     vectors.sort_by(|a, b| a.name.cmp(&b.name));
     vectors
 }

@@ -7,7 +7,7 @@ use crate::format::{BITS_PER_SECTOR, Uuid, seal};
 use crate::limits::{SECTOR_SIZE, SLOTS_END};
 use crate::violation::Violation as V;
 
-type Sector = [u8; SECTOR_SIZE as usize];
+pub(super) type Sector = [u8; SECTOR_SIZE as usize];
 
 pub(super) fn all() -> Vec<Vector> {
     [whole(), damaged(), elsewhere(), many()].concat()
@@ -26,14 +26,24 @@ fn three_sectors() -> Maker {
 }
 
 /// The sector as it is sealed.
-fn sector(maker: &Maker, number: u64) -> Sector {
+pub(super) fn sector(maker: &Maker, number: u64) -> Sector {
     let bytes = maker.file.read(maker.sector_at(number), SECTOR_SIZE as usize);
     bytes.try_into().expect("as many bytes as were asked for")
 }
 
 /// The three sectors, of which one was changed so that nobody can read it.
 fn bad(name: &str, purpose: &str, number: u64, change: impl FnOnce(&mut Sector, &Maker)) -> Vector {
-    let mut maker = three_sectors();
+    bad_of(three_sectors(), name, purpose, number, change)
+}
+
+/// The image of `maker`, one of whose sectors was changed so that nobody can read it.
+pub(super) fn bad_of(
+    mut maker: Maker,
+    name: &str,
+    purpose: &str,
+    number: u64,
+    change: impl FnOnce(&mut Sector, &Maker),
+) -> Vector {
     maker.finish();
     let mut bytes = sector(&maker, number);
     change(&mut bytes, &maker);
@@ -48,7 +58,7 @@ fn bad(name: &str, purpose: &str, number: u64, change: impl FnOnce(&mut Sector, 
 }
 
 /// Makes the checksum right, so that what was changed besides is what gets judged.
-fn reseal_as(bytes: &mut Sector, maker: &Maker, index: u64) {
+pub(super) fn reseal_as(bytes: &mut Sector, maker: &Maker, index: u64) {
     seal(bytes, maker.header.allocation().expect("an overlay").id, index);
 }
 
@@ -97,7 +107,7 @@ fn damaged() -> Vec<Vector> {
         flip("pag-checksum_flipped", "A bit of the checksum flipped.", 511, 1),
         bad("pag-marker_other", "The marker is another, the checksum right.", 1, |bytes, maker| {
             bytes[504..508].copy_from_slice(b"seal");
-            rechecksum(bytes, maker.header.allocation().expect("an overlay").id.0);
+            rechecksum(bytes, maker.header.allocation().expect("an overlay").id);
         }),
         bad("pag-checksum_without_id", "The section's identity is not in the checksum.", 1, |bytes, _| {
             let checksum = crc32c::crc32c(&bytes[..508]);
@@ -172,7 +182,8 @@ fn many() -> Vec<Vector> {
     ]
 }
 
-fn rechecksum(bytes: &mut Sector, id: [u8; 16]) {
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&id), &bytes[..508]);
+/// Makes the checksum right, and nothing else.
+pub(super) fn rechecksum(bytes: &mut Sector, id: Uuid) {
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&id.0), &bytes[..508]);
     bytes[508..].copy_from_slice(&checksum.to_le_bytes());
 }

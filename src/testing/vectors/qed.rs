@@ -10,19 +10,19 @@ use crate::limits::MAX_HINT;
 use crate::violation::Violation as V;
 use Verdict::{Damaged, Invalid, Refused, Unsupported};
 
-const QED: &str = "base.qed";
+pub(super) const QED: &str = "base.qed";
 const RAW: &str = "base.raw";
 /// Clusters of most images here.
-const CLUSTER: u64 = 4096;
+pub(super) const CLUSTER: u64 = 4096;
 /// Entries of their tables.
-const ENTRIES: u64 = 512;
+pub(super) const ENTRIES: u64 = 512;
 /// Bytes of the disk that one of their L2 tables speaks of.
-const REACH: u64 = CLUSTER * ENTRIES;
+pub(super) const REACH: u64 = CLUSTER * ENTRIES;
 const BACKING_FILE: u64 = 1;
-const NEED_CHECK: u64 = 2;
+pub(super) const NEED_CHECK: u64 = 2;
 const BACKING_RAW: u64 = 4;
 /// An entry of zeros.
-const ZEROS: u64 = 1;
+pub(super) const ZEROS: u64 = 1;
 
 pub(super) fn all() -> Vec<Vector> {
     [content(), geometry(), entries(), headers(), backing(), links()].concat()
@@ -30,18 +30,18 @@ pub(super) fn all() -> Vec<Vector> {
 
 /// A QED image in the making. Tables and clusters lie in the order in which they are needed.
 #[derive(Debug, Clone)]
-struct Qed {
+pub(super) struct Qed {
     cluster: u64,
     /// Bytes of a table.
     table: u64,
-    file: Sparse,
+    pub(super) file: Sparse,
     /// What a guest reads.
     disk: Sparse,
 }
 
 impl Qed {
     /// An empty disk of `size` bytes.
-    fn new(size: u64) -> Qed {
+    pub(super) fn new(size: u64) -> Qed {
         Qed::of(size, CLUSTER, 1, 1)
     }
 
@@ -63,7 +63,7 @@ impl Qed {
     }
 
     /// The same image with other bytes in one place.
-    fn with(mut self, at: u64, bytes: &[u8]) -> Qed {
+    pub(super) fn with(mut self, at: u64, bytes: &[u8]) -> Qed {
         self.put(at, bytes);
         self
     }
@@ -73,7 +73,7 @@ impl Qed {
     }
 
     /// Puts the image over a file of that name, said to be raw.
-    fn over(mut self, name: &[u8], backing: &Sparse) -> Qed {
+    pub(super) fn over(mut self, name: &[u8], backing: &Sparse) -> Qed {
         let visible = backing.len().min(self.disk.len());
         self.disk.copy(backing, 0..visible);
         let place = [64u32.to_le_bytes(), (name.len() as u32).to_le_bytes()].concat();
@@ -103,7 +103,7 @@ impl Qed {
     }
 
     /// Writes the entry of a cluster of the disk.
-    fn enter(mut self, cluster: u64, entry: u64) -> Qed {
+    pub(super) fn enter(mut self, cluster: u64, entry: u64) -> Qed {
         let at = self.entry(cluster);
         self.with(at, &entry.to_le_bytes())
     }
@@ -139,12 +139,12 @@ fn overlay(qed: &Qed) -> Maker {
 }
 
 /// An overlay of `size` bytes that sees `visible` of `qed`.
-fn sized(qed: &Qed, size: u64, visible: u64) -> Maker {
+pub(super) fn sized(qed: &Qed, size: u64, visible: u64) -> Maker {
     Maker::overlay("top ", size, 12).over_foreign(ParentFormat::Qed, &qed.disk, QED, visible)
 }
 
 /// An overlay over `qed` opens.
-fn shows(name: &str, purpose: &str, rules: &[&str], mut top: Maker, qed: Qed) -> Vector {
+pub(super) fn shows(name: &str, purpose: &str, rules: &[&str], mut top: Maker, qed: Qed) -> Vector {
     super::opens(name, purpose, &[], &mut top).also(rules).file(QED, Role::Parent, qed.file)
 }
 
@@ -266,9 +266,14 @@ fn entries() -> Vec<Vector> {
 
 /// An overlay over `qed` opens, but for these clusters, which are absent in it and cannot be read.
 fn unreadable(name: &str, purpose: &str, mut qed: Qed, clusters: &[std::ops::Range<u64>]) -> Vector {
+    clusters.iter().for_each(|part| qed.disk.zero(part.start * CLUSTER..part.end * CLUSTER));
+    lost(shows(name, purpose, &[], overlay(&qed), qed), clusters)
+}
+
+/// The same of a vector that opens, where these clusters are zeros.
+pub(super) fn lost(vector: Vector, clusters: &[std::ops::Range<u64>]) -> Vector {
     let bytes: Vec<_> = clusters.iter().map(|part| part.start * CLUSTER..part.end * CLUSTER).collect();
-    bytes.iter().for_each(|part| qed.disk.zero(part.clone()));
-    let mut vector = shows(name, purpose, &["QED-05", "QED-10"], overlay(&qed), qed);
+    let mut vector = vector.also(&["QED-05", "QED-10"]);
     let case = &mut vector.cases[0];
     (case.result, case.broken) = (Damaged, vec![V::QedPlace.id().into()]);
     let disk = case.disk.as_mut().expect("it opens");

@@ -278,6 +278,13 @@ fn hints() -> Vec<Vector> {
         hint("rec-hint-ends_in_nul", "The hint ends with a NUL as in C.", b"base.lvd\0"),
         hint("rec-hint-latin_1", "The hint is not UTF-8.", b"b\xe4se.lvd"),
         hint("rec-hint-utf8_cut", "The hint ends within a character.", b"b\xc3"),
+        hint("rec-hint-nul_alone", "The hint is a NUL.", b"\0"),
+        hint("rec-hint-utf16", "The hint is UTF-16, little endian.", b"b\0a\0s\0e\0"),
+        hint("rec-hint-overlong", "The hint has a letter in two bytes that has room in one.", b"\xc1\xa1base"),
+        hint("rec-hint-overlong_nul", "The hint has a NUL in two bytes, as in Java.", b"base\xc0\x80"),
+        hint("rec-hint-past_unicode", "The hint has a character behind the last one there is.", b"\xf4\x90\x80\x80"),
+        hint("rec-hint-continuation", "The hint begins within a character.", b"\xa4se"),
+        hint("rec-hint-ff", "The hint has a byte that no UTF-8 has.", b"base\xff"),
         hint("rec-hint-surrogate", "The hint has a surrogate, which UTF-8 does not.", b"\xed\xa0\x80"),
     ]
 }

@@ -10,20 +10,20 @@ use crate::limits::{SLOT_SIZE, SLOTS_END};
 use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
 
-const SIDECAR: &str = "sidecar.lvb";
-const VOLUME: &str = "volume.raw";
+pub(super) const SIDECAR: &str = "sidecar.lvb";
+pub(super) const VOLUME: &str = "volume.raw";
 
 pub(super) fn all() -> Vec<Vector> {
     [valid(), hosts(), volumes(), records()].concat()
 }
 
 /// A volume of eight blocks, of which two are present and one holds what a crash left.
-fn side() -> Maker {
+pub(super) fn side() -> Maker {
     Maker::sidecar("side", 32_768, 12).data(0..4096).data(28_672..32_768).garbage(8192..12_288)
 }
 
 /// A sidecar that opens beside its volume.
-fn opens(name: &str, purpose: &str, rules: &[V], maker: &mut Maker) -> Vector {
+pub(super) fn opens(name: &str, purpose: &str, rules: &[V], maker: &mut Maker) -> Vector {
     let file = maker.finish();
     let volume = maker.volume.clone().expect("a sidecar has a volume");
     Vector::new(name, purpose, rules)
@@ -33,7 +33,7 @@ fn opens(name: &str, purpose: &str, rules: &[V], maker: &mut Maker) -> Vector {
 }
 
 /// A sidecar both of whose slots hold what `change` made of a right header.
-fn fails(name: &str, purpose: &str, rule: V, verdict: Verdict, change: impl FnOnce(&mut Draft)) -> Vector {
+pub(super) fn fails(name: &str, purpose: &str, rule: V, verdict: Verdict, change: impl FnOnce(&mut Draft)) -> Vector {
     let mut maker = side();
     maker.seal_bits();
     let mut draft = Draft::of(&maker.header);

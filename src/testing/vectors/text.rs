@@ -1,7 +1,7 @@
 //! Vectors as files: JSON, dumps and the manifest, and back.
 
 use super::sparse::{Sparse, sha256};
-use super::vector::{Case, Vector, Verdict};
+use super::vector::{Case, Outcome, Vector};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -10,6 +10,10 @@ pub type Tree = BTreeMap<String, Vec<u8>>;
 
 /// Where the manifest lies.
 pub const MANIFEST: &str = "manifest.json";
+
+/// The version of the vectors' own JSON. 2: a vector, and its entry in the manifest, say in one word what is to come of
+/// it; in 1 the entry said how its first case ends.
+pub const SCHEMA: u32 = 2;
 
 /// The index of all vectors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,8 +35,8 @@ pub struct Entry {
     pub name: String,
     /// Where its JSON file lies.
     pub path: String,
-    /// How its first case ends.
-    pub result: Verdict,
+    /// What an implementation must make of it, as its JSON file says too.
+    pub result: Outcome,
     /// The rules it exercises.
     pub rules: Vec<String>,
     /// The SHA-256 of its JSON file, which names its dumps.
@@ -77,13 +81,13 @@ pub fn render(vectors: &[Vector]) -> Tree {
         entries.push(Entry {
             name,
             path: path.clone(),
-            result: vector.cases[0].result,
+            result: vector.result,
             rules: vector.rules.clone(),
             sha256: sha256(&json),
         });
         tree.insert(path, json);
     }
-    tree.insert(MANIFEST.into(), json(&Manifest { format: 1, schema: 1, vectors: entries }));
+    tree.insert(MANIFEST.into(), json(&Manifest { format: 1, schema: SCHEMA, vectors: entries }));
     tree
 }
 

@@ -16,6 +16,8 @@ pub struct Vector {
     pub name: String,
     /// One or two sentences.
     pub purpose: String,
+    /// What an implementation must make of it, in one word.
+    pub result: Outcome,
     /// Numbers of the rules it exercises.
     pub rules: Vec<String>,
     /// Bits of advice that a runner may select by.
@@ -79,6 +81,19 @@ pub struct File {
     /// Its bytes.
     #[serde(skip)]
     pub bytes: Sparse,
+}
+
+/// What an implementation must make of all cases of a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every case opens, and all of its disk can be read.
+    Valid,
+    /// Some case must not open, or opens without a part of its disk.
+    Invalid,
+    /// Several outcomes are right, all of which the vector tells: it follows from a default of the caller or of the
+    /// implementation, or a process was killed before it flushed.
+    Acceptable,
 }
 
 /// One open and what follows.
@@ -222,6 +237,7 @@ impl Vector {
         Vector {
             name: name.into(),
             purpose: purpose.into(),
+            result: Outcome::Valid,
             rules: ids(rules),
             flags: Vec::new(),
             files: Vec::new(),
@@ -263,6 +279,17 @@ impl Vector {
     pub(super) fn case(mut self, case: Case) -> Vector {
         self.cases.push(case);
         self
+    }
+
+    /// Says in one word what its cases say.
+    pub(super) fn sum_up(&mut self) {
+        self.result = match () {
+            () if self.flags.contains(&Flag::Policy) || self.cases.iter().any(Case::leaves_a_choice) => {
+                Outcome::Acceptable
+            }
+            () if self.cases.iter().all(|case| case.result == Verdict::Valid) => Outcome::Valid,
+            () => Outcome::Invalid,
+        };
     }
 
     /// Gives every case that names no parents all files below, in their order.
@@ -321,6 +348,11 @@ impl Case {
             trust_links: self.trust_links,
             ignore_marks: self.ignore_marks,
         }
+    }
+
+    /// Whether more than one content is right in the end.
+    fn leaves_a_choice(&self) -> bool {
+        self.after.as_ref().is_some_and(|after| !after.perhaps.is_empty())
     }
 
     /// Every disk that it speaks of.
