@@ -62,7 +62,8 @@ HDR_20 = [{"HDR-02"}, {"HDR-04"}, {"HDR-03"}]
 # header that goes on behind its records with what looks like another one.
 OTHER_RULE_FIRST = {
     "hdr-incompat-before_fields",
-    "hdr-file-1_byte", "hdr-file-8_bytes", "hdr-file-9_bytes", "hdr-file-16_bytes", "hdr-file-74_bytes",
+    "hdr-file-empty", "hdr-file-7_bytes", "hdr-file-half_header", "hdr-file-1_byte", "hdr-file-8_bytes",
+    "hdr-file-9_bytes", "hdr-file-16_bytes", "hdr-file-74_bytes",
     "chn-lvd-is_empty", "chn-parent-cut_header", "sid-volume-swapped",
     "rec-walk-header_longer", "rec-walk-last_shorter",
 }

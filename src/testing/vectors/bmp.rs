@@ -392,6 +392,12 @@ fn syncs() -> Vec<Vector> {
             disk().bitmap("mirror", FROZEN, lacking()).bitmap("mirror", RECORDING, Bits::sync(12, &[0, 5])),
         ),
         tells(
+            "bmp-sync-frozen_dirty_successor",
+            "A frozen sync bitmap whose successor is of kind 2: the kind of the frozen one is told.",
+            &["BMP-08"],
+            disk().bitmap("mirror", FROZEN, lacking()).bitmap("mirror", RECORDING, Bits::dirty(12, &[0])),
+        ),
+        tells(
             "bmp-sync-stale",
             "Somebody who knows no bitmaps has written to the source: nobody knows what the target lacks.",
             &["BMP-04", "BMP-06"],

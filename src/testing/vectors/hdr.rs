@@ -202,8 +202,9 @@ fn sizes() -> Vec<Vector> {
             u64::MAX - 4095,
         )
         .also(&["LIM-01"]),
-        offset("hdr-data_offset-0", "The data area of an image lies over the header.", 0),
-        offset("hdr-data_offset-in_slot_1", "The data offset is a page before the end of slot 1.", SLOTS_END - 4096),
+        offset("hdr-data_offset-0", "The data area of an image lies over the header.", 0).or(V::Overlap),
+        offset("hdr-data_offset-in_slot_1", "The data offset is a page before the end of slot 1.", SLOTS_END - 4096)
+            .or(V::Overlap),
         offset("hdr-data_offset-unaligned", "The data offset is a multiple of 512 only.", SLOTS_END + 512),
         offset("hdr-data_offset-above_max", "The data offset is 2^60 + 4096.", MAX_SIZE + 4096),
         offset("hdr-data_offset-overflow", "The data offset is 2^64 - 4096.", u64::MAX - 4095).also(&["LIM-01"]),
@@ -270,9 +271,9 @@ fn file_length() -> Vec<Vector> {
             &[V::DataArea],
             4096,
         ),
-        cut("hdr-file-half_header", "The file ends within the header.", V::HeaderChecksum, &[V::Slots], 60),
-        cut("hdr-file-7_bytes", "The file ends within the magic.", V::Magic, &[V::Slots], 7),
-        cut("hdr-file-empty", "An empty file.", V::Magic, &[V::Slots], 0),
+        cut("hdr-file-half_header", "The file ends within the header.", V::HeaderChecksum, &[], 60),
+        cut("hdr-file-7_bytes", "The file ends within the magic.", V::Magic, &[], 7),
+        cut("hdr-file-empty", "An empty file.", V::Magic, &[], 0),
     ]
 }
 

@@ -316,7 +316,13 @@ fn headers() -> Vec<Vector> {
         ("table_32", 8, 32, "A table is more than the most."),
     ] {
         let change = |qed: Qed| qed.with(at, &word(number));
-        vectors.push(broken(&format!("qed-{name}"), purpose, Invalid, V::QedGeometry, change));
+        let vector = broken(&format!("qed-{name}"), purpose, Invalid, V::QedGeometry, change);
+        // So large that the L1 table does not end within the file either.
+        vectors.push(if name.starts_with("cluster_128m") || name == "table_32" {
+            vector.or(V::QedPlace)
+        } else {
+            vector
+        });
     }
     for (name, size, purpose) in [
         ("uneven", 16 * CLUSTER + 1, "The disk is no multiple of 512 bytes."),

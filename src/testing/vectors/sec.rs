@@ -106,7 +106,7 @@ fn granules() -> Vec<Vector> {
         change(name, purpose, V::Granularity, Invalid, |d| d.put_in(SECTION, 18, &[shift]))
     };
     vec![
-        shift("sec-granularity-0", "A granule of one byte.", 0),
+        shift("sec-granularity-0", "A granule of one byte.", 0).or(V::SectionLength),
         shift("sec-granularity-11", "A granule of 2 KiB.", 11),
         shift("sec-granularity-25", "A granule of 32 MiB.", 25),
         shift("sec-granularity-64", "A shift of 64: the granule does not fit into 64 bits.", 64),
@@ -140,15 +140,16 @@ fn places() -> Vec<Vector> {
             SLOTS_END + 512,
         ),
         set("sec-length-unaligned", "The section's length is a multiple of 512 only.", V::SectionPlace, 32, 4608),
-        set("sec-offset-0", "The section lies over slot 0.", V::SectionPlace, 24, 0),
-        set("sec-offset-slot_1", "The section lies over slot 1.", V::SectionPlace, 24, SLOT_SIZE),
+        set("sec-offset-0", "The section lies over slot 0.", V::SectionPlace, 24, 0).or(V::Overlap),
+        set("sec-offset-slot_1", "The section lies over slot 1.", V::SectionPlace, 24, SLOT_SIZE).or(V::Overlap),
         set(
             "sec-offset-slot_1_end",
             "The section begins a page before the end of slot 1.",
             V::SectionPlace,
             24,
             SLOTS_END - 4096,
-        ),
+        )
+        .or(V::Overlap),
         set("sec-offset-overflow", "Offset and length together are 2^64.", V::SectionPlace, 24, u64::MAX - 4095)
             .also(&["LIM-01"]),
         set(
@@ -158,6 +159,7 @@ fn places() -> Vec<Vector> {
             32,
             u64::MAX - 4095,
         )
+        .or(V::Overlap)
         .also(&["LIM-01"]),
         with(
             "sec-offset-max",
@@ -183,7 +185,8 @@ fn places() -> Vec<Vector> {
                 d.records[1].payload[16] = 99;
                 d.records[1].payload[24..32].copy_from_slice(&4096u64.to_le_bytes());
             },
-        ),
+        )
+        .or(V::Overlap),
     ]
 }
 

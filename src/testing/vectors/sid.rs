@@ -239,7 +239,8 @@ fn records() -> Vec<Vector> {
         }),
         fails("sid-section-over_slot", "The section lies over slot 1.", V::SectionPlace, Invalid, |d| {
             d.put_in(SECTION, 24, &65_536u64.to_le_bytes())
-        }),
+        })
+        .or(V::Overlap),
         cut,
     ]
 }

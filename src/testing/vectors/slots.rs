@@ -62,6 +62,8 @@ fn one_is_left() -> Vec<Vector> {
 fn newer_wins() -> Vec<Vector> {
     let (old, new) = two();
     let (six, seven) = (old.encoded(), new.encoded());
+    let mut longer = old.clone();
+    longer.header.virtual_size += 1 << 20;
     let mut far = old.clone();
     far.header.sequence = i64::MAX as u64;
     let far_bytes = far.encoded();
@@ -74,6 +76,13 @@ fn newer_wins() -> Vec<Vector> {
         shows("slots-0-newer", "Slot 0 has the higher sequence: an update ended early.", new.clone(), [&seven, &six])
             .also(&["HDR-19"]),
         shows("slots-1-newer", "Slot 1 has the higher sequence.", new.clone(), [&six, &seven]).also(&["HDR-19"]),
+        shows(
+            "slots-older-longer_disk",
+            "The older header is of a longer disk, whose data area the file no longer holds: a shrink was interrupted.",
+            new.clone(),
+            [&longer.encoded(), &seven],
+        )
+        .also(&["HDR-16", "HDR-18"]),
         shows(
             "slots-far_apart",
             "The sequences are 7 and 2^63 - 1: numbers are compared, nothing wraps.",
@@ -235,6 +244,27 @@ fn refusing() -> Vec<Vector> {
             [&seven, &old_feature],
         ),
         fails("slots-older-state", "The older header has no right state.", Invalid, V::State, [&old_state, &seven]),
+        fails(
+            "slots-two_flaws-state_first",
+            "Both headers break a rule: slot 0 is judged first, though it is the older one.",
+            Invalid,
+            V::State,
+            [&old_state, &reserved],
+        ),
+        fails(
+            "slots-two_flaws-reserved_first",
+            "The same the other way round.",
+            Invalid,
+            V::HeaderReserved,
+            [&reserved, &old_state],
+        ),
+        fails(
+            "slots-equal_sequence-flaw",
+            "Two headers of one sequence, one of which breaks a rule: that they differ is not looked at.",
+            Invalid,
+            V::State,
+            [&seven, &state],
+        ),
     ];
     vectors.iter_mut().for_each(|vector| vector.rules.push("HDR-18".into()));
     let purpose = "Version 2 with a wrong checksum in one slot is torn like any other.";
