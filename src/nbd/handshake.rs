@@ -38,7 +38,7 @@ pub struct Handshake {
 /// An error reply and its words.
 type Refusal = (u32, &'static str);
 
-const INVALID: Refusal = (NBD_REP_ERR_INVALID, "the option's data makes no sense");
+const INVALID: Refusal = (NBD_REP_ERR_INVALID, "the data of the option makes no sense");
 const UNKNOWN: Refusal = (NBD_REP_ERR_UNKNOWN, "no such export");
 
 impl Handshake {

@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::export::Export;
 use super::proto::*;
-use super::{Flaw, MAX_PAYLOAD};
+use super::{Flaw, MAX_DESCRIPTORS, MAX_PAYLOAD};
 use crate::sync::Arc;
 use std::ops::Range;
 
@@ -16,6 +16,18 @@ pub struct Terms {
     pub structured: bool,
     /// What a block status tells; a context's number is its place.
     pub contexts: Vec<Context>,
+}
+
+impl Terms {
+    /// The answer to a block status: what each context says of `range`, or of its first extent alone.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn describe(&self, range: Range<u64>, one: bool) -> crate::Result<Vec<Vec<Descriptor>>> {
+        let most = if one { 1 } else { MAX_DESCRIPTORS };
+        let describe = |context: &Context| context.describe(&*self.export.device, range.clone(), most);
+        self.contexts.iter().map(describe).collect()
+    }
 }
 
 /// What a look at a client's bytes finds.

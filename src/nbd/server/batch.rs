@@ -4,7 +4,7 @@ use super::Server;
 use super::background::{Background, Task, Work};
 use crate::device;
 use crate::nbd::proto::Errno;
-use crate::nbd::{Command, MAX_DESCRIPTORS, Replies, Request, Terms};
+use crate::nbd::{Command, Replies, Request, Terms};
 use std::ops::Range;
 
 /// Most requests of one batch.
@@ -100,9 +100,7 @@ impl<'a> Batch<'a> {
                     continue;
                 }
                 Command::BlockStatus { range, one } => {
-                    let most = if one { 1 } else { MAX_DESCRIPTORS };
-                    let found = terms.contexts.iter().map(|context| context.describe(device, range.clone(), most));
-                    match found.collect::<crate::Result<Vec<_>>>() {
+                    match terms.describe(range, one) {
                         Ok(found) => replies.block_status(cookie, &found),
                         Err(error) => replies.error(cookie, server.errno(&error)),
                     }
