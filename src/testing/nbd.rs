@@ -21,15 +21,12 @@ pub struct Memory(Mutex<Vec<u8>>);
 const UNIT: u64 = 4096;
 
 impl Memory {
-    /// A disk of `size` bytes, of which every other unit is zeros.
+    /// A disk of `size` bytes, of which every other unit is zeros, the first among them.
     pub fn new(size: usize) -> Memory {
-        let byte = |at: usize| if at / UNIT as usize % 2 == 0 { 0 } else { (at % 251) as u8 + 1 };
-        Memory(Mutex::new((0..size).map(byte).collect()))
-    }
-
-    /// All of it.
-    pub fn content(&self) -> Vec<u8> {
-        lock(&self.0).clone()
+        let mut bytes = vec![0; size];
+        let data = bytes.chunks_mut(UNIT as usize).enumerate().filter(|(unit, _)| unit % 2 == 1);
+        data.for_each(|(unit, bytes)| bytes.fill((unit % 250) as u8 + 1));
+        Memory(Mutex::new(bytes))
     }
 
     fn change(&self, range: Range<u64>, change: impl FnOnce(&mut [u8])) -> Result<()> {

@@ -1,8 +1,11 @@
 //! `lvd serve` as a process: where it listens, how it ends, what it says.
 
+use crate::client::Client;
 use crate::common::{Place, Run, lvd as command, peers};
 use crate::{lvd, tool};
-use std::io::{BufRead, BufReader, Read};
+use lvd::nbd::proto::{NBD_CMD_FLAG_FUA, NBD_CMD_FLUSH, NBD_CMD_WRITE};
+use lvd::testing::nbd::request;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -157,6 +160,41 @@ fn what_makes_no_sense_is_said_in_a_line() {
     lvd!("serve", "--unix", place.path(&"long".repeat(30)), &disk).fails(1, "SUN_LEN");
     lvd!("serve", "--tcp", "127.0.0.1:1:1", &disk).fails(1, "cannot listen");
     assert!(!socket.exists());
+}
+
+/// What was flushed, or written with FUA, is in an overlay whose server is killed.
+#[test]
+fn a_killed_server_keeps_what_was_flushed() {
+    let place = Place::new();
+    image(&place, "base.lvd");
+    lvd!("create", "-b", "base.lvd", place.path("top.lvd")).ok();
+    let mut server = Server::start(&place, &["top.lvd", "-x", "disk"]);
+    let mut client = Client::new(server.connect());
+    client.write(8192, &[1; 4096]);
+    client.ask(NBD_CMD_FLUSH, 0, 0, &[]).expect("flushed");
+    client.stream.write_all(&request(NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, 99, 16384, 5, b"hello")).expect("sent");
+    assert_eq!(client.reply(), (99, Ok(Vec::new())));
+    server.signal("KILL");
+    server.end();
+    let top = place.path("top.lvd");
+    assert_eq!(lvd!("read", &top, "8192", "4096").ok().out, [1; 4096]);
+    assert_eq!(lvd!("read", &top, "16384", "6").ok().out, b"hello\0");
+    lvd!("check", &top).ok();
+}
+
+/// With --copy-on-read what a client has read is in the overlay.
+#[test]
+fn copy_on_read() {
+    let place = Place::new();
+    let base = image(&place, "base.lvd");
+    lvd!("write", "-P", "3", base, "64K", "4K").ok();
+    lvd!("create", "-b", "base.lvd", place.path("top.lvd")).ok();
+    let server = Server::start(&place, &["top.lvd", "-x", "disk", "--copy-on-read"]);
+    assert_eq!(Client::new(server.connect()).read(64 << 10, 4096), [3; 4096]);
+    server.stop().ok();
+    let map = lvd!("map", "--json", place.path("top.lvd")).ok().json();
+    let read = map.as_array().expect("a list").iter().find(|row| row["start"] == 64 << 10).expect("an extent");
+    assert_eq!(read["depth"], 0, "{map}");
 }
 
 /// The port is printed where the user left it to the host.

@@ -70,59 +70,57 @@ impl<'a> Batch<'a> {
         self.requests.iter().for_each(|request| replies.error(request.cookie, Errno::NBD_ESHUTDOWN));
     }
 
-    /// Carries it out. What may take long is handed on and answered later; the replies to the rest are in `replies`, what
-    /// was read in `arena`.
+    /// Carries it out. The replies are in `replies`, what was read in `arena`; what may take long is returned, and
+    /// answered later.
     pub(super) fn run(self, server: &Server, terms: &Terms, arena: &mut Arena, replies: &mut Replies) -> Vec<Later> {
-        let device = &*terms.export.device;
         let places = places(&self.requests);
-        let mut rest = arena.make_room(places.last().map_or(0, |place| place.end));
-        let mut batch = Vec::with_capacity(self.requests.len());
-        let mut at = 0;
-        for (request, place) in self.requests.iter().zip(&places) {
-            let (buffer, after) = std::mem::take(&mut rest).split_at_mut(place.end - at);
-            (rest, at) = (after, place.end);
-            let length = place.len();
-            let skipped = buffer.len() - length;
-            batch.extend(transfer(&request.command, &mut buffer[skipped..]));
-        }
-        let mut results = if batch.is_empty() { Vec::new() } else { device.submit(&mut batch) }.into_iter();
-        drop(batch);
+        let results = self.transfer(terms, arena.make_room(places.last().map_or(0, |place| place.end)), &places);
         let mut later = Vec::new();
-        for (request, place) in self.requests.into_iter().zip(places) {
+        for ((request, place), result) in self.requests.into_iter().zip(places).zip(results) {
             let cookie = request.cookie;
-            let work = match request.command {
-                Command::Refused(errno) => {
-                    replies.error(cookie, errno);
-                    continue;
+            let long = |work, fua| Later::Long(Task { cookie, work, fua });
+            match (request.command, result) {
+                (_, Some(Err(error))) => replies.error(cookie, server.errno(&error)),
+                (Command::Read { range, df }, _) => replies.read(cookie, range.start, arena.memory(), place, df),
+                (command, Some(Ok(()))) if is_fua(&command) => later.push(Later::Flush(cookie)),
+                (_, Some(Ok(()))) => replies.done(cookie),
+                // The rest was not carried out.
+                (Command::Refused(errno), None) => replies.error(cookie, errno),
+                (Command::Flush, None) => later.push(Later::Flush(cookie)),
+                (Command::Trim { range, fua }, None) => later.push(long(Work::Trim(range), fua)),
+                (Command::Cache { range }, None) => later.push(long(Work::Cache(range), false)),
+                (Command::WriteZeroes { range, unmap, fua }, None) => {
+                    later.push(long(Work::WriteZeroes(range, unmap), fua));
                 }
-                Command::Flush => {
-                    later.push(Later::Flush(cookie));
-                    continue;
-                }
-                Command::BlockStatus { range, one } => {
-                    match terms.describe(range, one) {
-                        Ok(found) => replies.block_status(cookie, &found),
-                        Err(error) => replies.error(cookie, server.errno(&error)),
-                    }
-                    continue;
-                }
-                Command::Disc => continue,
-                command => command,
-            };
-            if let Some(task) = long(cookie, &work) {
-                later.push(Later::Long(task));
-                continue;
-            }
-            // Every other command went into the batch.
-            match (results.next(), work) {
-                (Some(Err(error)), _) => replies.error(cookie, server.errno(&error)),
-                (_, Command::Read { range, df }) => replies.read(cookie, range.start, arena.memory(), place, df),
-                (_, Command::Write { fua: true, .. } | Command::Trim { fua: true, .. })
-                | (_, Command::WriteZeroes { fua: true, .. }) => later.push(Later::Flush(cookie)),
-                _ => replies.done(cookie),
+                (Command::BlockStatus { range, one }, None) => match terms.describe(range, one) {
+                    Ok(found) => replies.block_status(cookie, &found),
+                    Err(error) => replies.error(cookie, server.errno(&error)),
+                },
+                (Command::Disc | Command::Write { .. }, None) => {}
             }
         }
         later
+    }
+
+    /// Has the device do at once what moves bytes and what is short. The results are those of the requests; there is
+    /// none for what is left.
+    fn transfer(&self, terms: &Terms, mut room: &mut [u8], places: &[Range<usize>]) -> Vec<Option<crate::Result<()>>> {
+        let (mut batch, mut numbers, mut at) = (Vec::with_capacity(places.len()), Vec::new(), 0);
+        for (number, (request, place)) in self.requests.iter().zip(places).enumerate() {
+            let (before, rest) = std::mem::take(&mut room).split_at_mut(place.end - at);
+            let buffer = &mut before[place.start - at..];
+            (room, at) = (rest, place.end);
+            if let Some(request) = device_request(&request.command, buffer) {
+                batch.push(request);
+                numbers.push(number);
+            }
+        }
+        let mut results: Vec<_> = places.iter().map(|_| None).collect();
+        if !batch.is_empty() {
+            let done = terms.export.device.submit(&mut batch);
+            numbers.into_iter().zip(done).for_each(|(number, result)| results[number] = Some(result));
+        }
+        results
     }
 }
 
@@ -158,8 +156,8 @@ fn places(requests: &[Request<'_>]) -> Vec<Range<usize>> {
     requests.iter().map(place).collect()
 }
 
-/// The request as the device takes it, if it is one that is short.
-fn transfer<'a>(command: &Command<'a>, buffer: &'a mut [u8]) -> Option<device::Request<'a>> {
+/// The request as the device takes it, if it moves bytes or is short.
+fn device_request<'a>(command: &Command<'a>, buffer: &'a mut [u8]) -> Option<device::Request<'a>> {
     match command {
         Command::Read { range, .. } => Some(device::Request::Read { buffer, offset: range.start }),
         Command::Write { offset, data, .. } => Some(device::Request::Write { data, offset: *offset }),
@@ -171,19 +169,14 @@ fn transfer<'a>(command: &Command<'a>, buffer: &'a mut [u8]) -> Option<device::R
     }
 }
 
-/// The request as a task of its own, if it may take long.
-fn long(cookie: u64, command: &Command<'_>) -> Option<Task> {
-    let (work, fua) = match command {
-        Command::Trim { range, fua } if !is_short(range) => (Work::Trim(range.clone()), *fua),
-        Command::WriteZeroes { range, unmap, fua } if !is_short(range) => {
-            (Work::WriteZeroes(range.clone(), *unmap), *fua)
-        }
-        Command::Cache { range } => (Work::Cache(range.clone()), false),
-        _ => return None,
-    };
-    Some(Task { cookie, work, fua })
-}
-
 fn is_short(range: &Range<u64>) -> bool {
     range.end - range.start <= SHORT
+}
+
+/// Whether what it changes is durable before the reply.
+fn is_fua(command: &Command<'_>) -> bool {
+    match command {
+        Command::Write { fua, .. } | Command::Trim { fua, .. } | Command::WriteZeroes { fua, .. } => *fua,
+        _ => false,
+    }
 }
