@@ -9,10 +9,19 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Most tasks that wait; a client that sends more waits too.
+/// While so many tasks wait, a client that sends more waits too.
 const MOST: usize = 1024;
 /// Bytes that are read at once to have them cached.
 const CACHE_STEP: u64 = 1 << 20;
+
+/// What is answered later.
+#[derive(Debug)]
+pub(super) enum Later {
+    /// Once all that is complete now is durable.
+    Flush(u64),
+    /// Once it is done.
+    Long(Task),
+}
 
 /// Something to do, and then perhaps to make durable.
 #[derive(Debug)]
@@ -57,22 +66,21 @@ enum Turn {
 }
 
 impl Background {
-    /// The request is answered once what was complete before this call is durable.
-    pub(super) fn flush(&self, cookie: u64) {
-        self.add(|tasks| tasks.flushes.push(cookie));
-    }
-
-    /// The task is done some time.
-    pub(super) fn long(&self, task: Task) {
-        self.add(|tasks| tasks.long.push_back(task));
-    }
-
-    fn add(&self, add: impl FnOnce(&mut Tasks)) {
+    /// Takes over what is answered later, all at once: flushes that came together are one.
+    pub(super) fn add(&self, later: Vec<Later>) {
+        if later.is_empty() {
+            return;
+        }
         let mut tasks = lock(&self.tasks);
         while tasks.len() >= MOST {
             tasks = wait(&self.changed, tasks);
         }
-        add(&mut tasks);
+        for later in later {
+            match later {
+                Later::Flush(cookie) => tasks.flushes.push(cookie),
+                Later::Long(task) => tasks.long.push_back(task),
+            }
+        }
         self.changed.notify_all();
     }
 

@@ -1,7 +1,7 @@
 //! The requests that arrived together, carried out together.
 
 use super::Server;
-use super::background::{Background, Task, Work};
+use super::background::{Later, Task, Work};
 use crate::device;
 use crate::nbd::proto::Errno;
 use crate::nbd::{Command, Replies, Request, Terms};
@@ -121,21 +121,6 @@ impl<'a> Batch<'a> {
             numbers.into_iter().zip(done).for_each(|(number, result)| results[number] = Some(result));
         }
         results
-    }
-}
-
-/// What is answered later.
-pub(super) enum Later {
-    Flush(u64),
-    Long(Task),
-}
-
-impl Later {
-    pub(super) fn hand_to(self, background: &Background) {
-        match self {
-            Later::Flush(cookie) => background.flush(cookie),
-            Later::Long(task) => background.long(task),
-        }
     }
 }
 

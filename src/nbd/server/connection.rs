@@ -117,7 +117,7 @@ impl<'a> Connection<'a> {
                         }
                     }
                 }
-                later.into_iter().for_each(|later| later.hand_to(&background));
+                background.add(later);
                 if !outlet.send(&replies, arena.memory()) || last {
                     return Ok(());
                 }
