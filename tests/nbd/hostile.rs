@@ -176,7 +176,7 @@ fn memory(server: &Process) -> u64 {
 /// Whoever does not choose an export in time makes room, however busy it is.
 #[test]
 fn slow_clients() {
-    let rig = Rig::new(Options { clients: 4, handshake: Duration::from_millis(300), ..Options::default() });
+    let rig = Rig::new(Options { clients: 4, handshake: Duration::from_millis(1500), ..Options::default() });
     let idle: Vec<UnixStream> = (0..3).map(|_| rig.connect()).collect();
     let mut slow = rig.connect();
     std::thread::scope(|scope| {

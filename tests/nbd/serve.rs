@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::common::{Place, Run, lvd as command, peers};
 use crate::{lvd, tool};
-use lvd::nbd::proto::{NBD_CMD_FLAG_FUA, NBD_CMD_FLUSH, NBD_CMD_WRITE};
+use lvd::nbd::proto::{NBD_CMD_FLAG_FUA, NBD_CMD_FLUSH, NBD_CMD_READ, NBD_CMD_WRITE};
 use lvd::testing::nbd::request;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -101,6 +101,24 @@ fn a_signal_ends_it_cleanly() {
         assert!(!server.socket.exists(), "the socket is left");
         assert_eq!(lvd!("info", "--json", &disk).ok().json()["state"], "closed");
     }
+}
+
+/// A client that does not fetch its replies is waited for, but not after a second signal.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let place = Place::new();
+    image(&place, "disk.lvd");
+    lvd!("write", "-P", "1", place.path("disk.lvd"), "0", "1M").ok();
+    let mut server = Server::start(&place, &["disk.lvd", "-x", "disk"]);
+    let mut client = Client::new(server.connect());
+    for _ in 0..64 {
+        client.send(NBD_CMD_READ, 0, 1 << 20, &[]);
+    }
+    server.signal("TERM");
+    // Whoever comes now is not greeted.
+    while server.connect().read(&mut [0; 18]).expect("an answer") > 0 {}
+    server.signal("TERM");
+    assert_eq!(server.end().code, None, "it ended by itself");
 }
 
 #[test]

@@ -136,6 +136,9 @@ impl Listener {
                 Listener::Tcp(listener) => listener.accept().map(|(socket, _)| {
                     // Replies go out whole; waiting for more helps nobody.
                     let _ = socket.set_nodelay(true);
+                    // A client whose machine is gone does not keep its place for ever.
+                    #[cfg(target_os = "linux")]
+                    let _ = rustix::net::sockopt::set_socket_keepalive(&socket, true);
                     Arc::new(socket) as _
                 }),
             };
