@@ -236,6 +236,18 @@ fn stopping() {
     assert_eq!(*rig.told.lock().unwrap(), Vec::<String>::new());
 }
 
+/// What comes before a request that is none is done and answered.
+#[test]
+fn the_last_words_of_a_client() {
+    let rig = Rig::new(Options::default());
+    let mut client = Client::new(rig.connect());
+    let write = request(NBD_CMD_WRITE, 0, 7, 4096, 4, b"kept");
+    client.stream.write_all(&[write, b"this is no request, and long enough".to_vec()].concat()).expect("sent");
+    assert_eq!(client.reply(), (7, Ok(Vec::new())));
+    assert_eq!(until_end(&mut client.stream), 0);
+    assert_eq!(Client::new(rig.connect()).read(4096, 4), b"kept");
+}
+
 /// Many requests in one go are all answered, each with its cookie, whatever order that is.
 #[test]
 fn many_requests_at_once() {

@@ -4,7 +4,7 @@ use super::Server;
 use super::background::{Later, Task, Work};
 use crate::device;
 use crate::nbd::proto::Errno;
-use crate::nbd::{Command, Replies, Request, Terms};
+use crate::nbd::{Command, Flaw, Parsed, Replies, Request, Terms, Transmission};
 use std::ops::Range;
 
 /// Most requests of one batch.
@@ -40,29 +40,50 @@ impl Arena {
     }
 }
 
-/// Requests of one client.
+/// Requests of one client that arrived together.
 #[derive(Default)]
 pub(super) struct Batch<'a> {
     requests: Vec<Request<'a>>,
-    /// Bytes that are read.
+    /// Bytes that they read.
     read: u64,
+    /// Bytes that they are made of.
+    pub(super) taken: usize,
+    /// Bytes that must be there before there is one more.
+    pub(super) wanted: usize,
+    /// Whether the client will send no more.
+    pub(super) last: bool,
 }
 
 impl<'a> Batch<'a> {
-    /// Whether it takes no more.
-    pub(super) fn is_full(&self) -> bool {
-        self.requests.len() >= MOST || self.read >= MOST_READ
+    /// The requests of `bytes` that are complete, as many as one batch takes.
+    ///
+    /// # Errors
+    /// The first is none. What comes before one that is none is served.
+    pub(super) fn of(transmission: &Transmission, bytes: &'a [u8]) -> Result<Batch<'a>, Flaw> {
+        let mut batch = Batch::default();
+        while batch.requests.len() < MOST && batch.read < MOST_READ && !batch.last {
+            match transmission.next(&bytes[batch.taken..]) {
+                Ok(Parsed::Request(length, request)) => {
+                    batch.taken += length;
+                    batch.last = request.command == Command::Disc;
+                    if let Command::Read { range, .. } = &request.command {
+                        batch.read += range.end - range.start;
+                    }
+                    batch.requests.push(request);
+                }
+                Ok(Parsed::More(wanted)) => {
+                    batch.wanted = wanted;
+                    break;
+                }
+                Err(flaw) if batch.is_empty() => return Err(flaw),
+                Err(_) => break,
+            }
+        }
+        Ok(batch)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.requests.is_empty()
-    }
-
-    pub(super) fn push(&mut self, request: Request<'a>) {
-        if let Command::Read { range, .. } = &request.command {
-            self.read += range.end - range.start;
-        }
-        self.requests.push(request);
     }
 
     /// Nothing of it is done: the server stops.

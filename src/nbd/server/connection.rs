@@ -4,7 +4,7 @@ use super::background::Background;
 use super::batch::{Arena, Batch};
 use super::inbox::Inbox;
 use super::{Server, Socket};
-use crate::nbd::{Answer, Command, Flaw, Handshake, Parsed, Replies, Terms, Transmission};
+use crate::nbd::{Answer, Flaw, Handshake, Replies, Terms, Transmission};
 use crate::sync::{Mutex, lock};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
@@ -80,26 +80,14 @@ impl<'a> Connection<'a> {
             let mut second = None;
             let (mut arena, mut replies) = (Arena::default(), Replies::new(terms.structured));
             loop {
-                let (mut batch, mut taken, mut wanted, mut last) = (Batch::default(), 0, 0, false);
-                while !batch.is_full() && !last {
-                    match transmission.next(&inbox.bytes()[taken..])? {
-                        Parsed::More(bytes) => {
-                            wanted = bytes;
-                            break;
-                        }
-                        Parsed::Request(length, request) => {
-                            taken += length;
-                            last = request.command == Command::Disc;
-                            batch.push(request);
-                        }
-                    }
-                }
+                let batch = Batch::of(transmission, inbox.bytes())?;
                 if batch.is_empty() {
-                    match inbox.fill(outlet.socket, wanted) {
+                    match inbox.fill(outlet.socket, batch.wanted) {
                         Ok(true) => continue,
                         _ => return Ok(()),
                     }
                 }
+                let (taken, last) = (batch.taken, batch.last);
                 let later = match server.stopping() {
                     true => {
                         batch.refuse(&mut replies);
