@@ -13,6 +13,7 @@
 //! | [`chain`] | an image and the layers below it, opened by the caller's policy (`spec/chain.md`) |
 //! | [`jobs`] | stream, merge, mirror, convert, compare |
 //! | [`live`] | a disk under a writing guest: the same jobs, snapshot, pivot |
+//! | `nbd` | disks as Network Block Devices: the protocol, and a server (feature `nbd`) |
 //!
 //! With the features `cli` and `testing` there is also `conformance`: the library as conformance runners see it.
 //!
@@ -30,6 +31,8 @@ pub mod image;
 pub mod jobs;
 pub mod limits;
 pub mod live;
+#[cfg(feature = "nbd")]
+pub mod nbd;
 mod range_lock;
 pub mod storage;
 pub mod switch;

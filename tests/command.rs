@@ -30,7 +30,7 @@ fn help_and_version() {
     assert!(lvd!("help", "create").ok().text().contains("--granularity"));
     assert!(lvd!("--version").ok().text().starts_with("lvd 0."));
     lvd!().fails(1, "--help");
-    lvd!("serve").fails(1, "serve");
+    lvd!("brew").fails(1, "brew");
 }
 
 #[test]

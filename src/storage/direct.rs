@@ -6,7 +6,7 @@
 
 use super::buffer::{ALIGNMENT, Buffer};
 use super::ring::Rings;
-use super::transfer::{Piece, read_full, write_run};
+use super::transfer::{Piece, read_full, read_together, write_run};
 use crate::sync::{RwLock, RwLockWriteGuard, read, write};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::fs::File;
@@ -124,13 +124,10 @@ impl Direct {
         odd.into_iter().try_for_each(|(offset, buffer)| self.read(cached, buffer, *offset))
     }
 
-    /// Aligned reads. What the ring did not read whole is read again: it may end with the file.
+    /// Aligned reads.
     fn fill_batch(&self, cached: &File, pieces: &mut [(u64, &mut [u8])]) -> io::Result<()> {
         let _together = read(&self.edges);
-        let filled = if pieces.len() > 1 { self.rings.read(&self.file, pieces) } else { None };
-        let filled = filled.unwrap_or_else(|| vec![false; pieces.len()]);
-        let mut rest = pieces.iter_mut().zip(filled).filter(|(_, filled)| !filled);
-        rest.try_for_each(|((offset, buffer), _)| self.fill(cached, buffer, *offset))
+        read_together(&self.rings, &self.file, pieces, |buffer, offset| self.fill(cached, buffer, offset))
     }
 
     /// Writes several runs of pieces that follow each other, at once where the host can.

@@ -2,8 +2,9 @@
 
 use super::direct::Direct;
 use super::lock as locks;
+use super::ring::Rings;
 use super::share::{can_share, share};
-use super::transfer::{read_full, runs, write_run};
+use super::transfer::{read_full, read_together, runs, write_run};
 use super::{FileId, LockMode, Storage};
 use crate::error::{Error, Result};
 use crate::sync::{Mutex, lock};
@@ -26,6 +27,8 @@ pub struct FileStorage {
     path: PathBuf,
     /// Goes through the page cache; holds the locks.
     file: File,
+    /// Reads through the page cache that are under way together: what is not in it is fetched at the same time.
+    rings: Rings,
     /// Cache mode `none`.
     direct: Option<Direct>,
     held: Mutex<Option<LockMode>>,
@@ -59,6 +62,7 @@ impl FileStorage {
             path,
             file,
             shares,
+            rings: Rings::default(),
             direct: direct.map(Direct::new),
             held: Mutex::new(None),
             device: metadata.file_type().is_block_device(),
@@ -154,7 +158,7 @@ impl Storage for FileStorage {
     fn read_batch(&self, pieces: &mut [(u64, &mut [u8])]) -> Result<()> {
         let first = pieces.first().map_or(0, |piece| piece.0);
         let result = match &self.direct {
-            None => pieces.iter_mut().try_for_each(|(offset, buffer)| read_full(&self.file, buffer, *offset)),
+            None => read_together(&self.rings, &self.file, pieces, |buffer, at| read_full(&self.file, buffer, at)),
             Some(direct) => direct.read_batch(&self.file, pieces),
         };
         result.map_err(|error| self.failed("read", first, error))

@@ -1,4 +1,4 @@
-//! Many requests under way from one thread, by io_uring. The one file of the crate with `unsafe`.
+//! Many requests under way from one thread, by io_uring. The one file of the library with `unsafe`.
 //!
 //! The kernel reads from, or writes into, the callers' buffers while requests are under way. The argument that this is
 //! sound:

@@ -1,5 +1,6 @@
 //! Whole transfers: short ones go on, interrupted ones begin again.
 
+use super::ring::Rings;
 use rustix::io::{Errno, pwritev};
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -29,6 +30,20 @@ pub(super) fn read_full(file: &File, mut buffer: &mut [u8], offset: u64) -> io::
         }
     }
     Ok(())
+}
+
+/// Fills several buffers at once, where the host can. What was not filled whole is left to `alone`: it may end with the
+/// file.
+pub(super) fn read_together(
+    rings: &Rings,
+    file: &File,
+    pieces: &mut [(u64, &mut [u8])],
+    alone: impl Fn(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let filled = if pieces.len() > 1 { rings.read(file, pieces) } else { None };
+    let filled = filled.unwrap_or_else(|| vec![false; pieces.len()]);
+    let mut rest = pieces.iter_mut().zip(filled).filter(|(_, filled)| !filled);
+    rest.try_for_each(|((offset, buffer), _)| alone(buffer, *offset))
 }
 
 /// The longest runs of pieces that follow each other.

@@ -10,6 +10,7 @@
 //! | [`laws`] | what holds in every state |
 //! | [`hostile`] | files made to be opened |
 //! | [`fuzz`] | lives of disks made up by a fuzzer |
+//! | [`nbd`] | the NBD server's side of the protocol, without sockets |
 //! | [`live_script`] | what guests and jobs do to one disk, act by act |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
@@ -25,6 +26,7 @@ pub mod hostile;
 pub mod laws;
 pub mod live_script;
 pub mod model;
+pub mod nbd;
 pub mod pending;
 pub mod scenarios;
 pub mod sector;

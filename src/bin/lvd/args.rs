@@ -51,6 +51,8 @@ pub enum Command {
     Backup(Backup),
     /// List where two disks differ.
     Diff(Diff),
+    /// Serve disks to guests and tools as Network Block Devices.
+    Serve(Serve),
     /// Show the whole story on temporary files, verified at every step.
     Demo(Demo),
     /// Answer a conformance runner (testdata/ADAPTER.md).
@@ -562,6 +564,42 @@ pub struct Diff {
     pub first: PathBuf,
     #[arg(value_name = "B")]
     pub second: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Listen at this path; - for one in a temporary directory, with --run.
+    #[arg(short = 'k', long, visible_alias = "socket", value_name = "PATH")]
+    pub unix: Option<PathBuf>,
+    /// Listen at this address (port 10809 unless told; 0 for any that is free, which is then printed).
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub tcp: Option<String>,
+    /// What clients call the disk (default: the file's name). Once for each image, in order. A client that names none
+    /// gets the first.
+    #[arg(short = 'x', long = "export", visible_alias = "export-name", value_name = "NAME")]
+    pub exports: Vec<String>,
+    /// A line for people about the export. Once for each image, in order.
+    #[arg(short = 'D', long = "description", value_name = "TEXT")]
+    pub descriptions: Vec<String>,
+    /// Allow no changes.
+    #[arg(short, long)]
+    pub read_only: bool,
+    /// Tell clients of this dirty bitmap (as qemu:dirty-bitmap:NAME).
+    #[arg(short = 'B', long = "bitmap", value_name = "NAME")]
+    pub bitmaps: Vec<String>,
+    /// Keep in the top layer what clients read from below.
+    #[arg(long, conflicts_with = "read_only")]
+    pub copy_on_read: bool,
+    /// Most clients at the same time; more wait.
+    #[arg(short = 'e', long, value_name = "N", default_value_t = 100)]
+    pub shared: usize,
+    /// Run a shell command with $uri, $unixsocket, $exportname and $nbd set, and end with it and its exit code.
+    #[arg(long, value_name = "CMD")]
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[arg(value_name = "IMG", required = true)]
+    pub images: Vec<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -16,6 +16,7 @@ mod open;
 mod output;
 mod progress;
 mod run;
+mod serve;
 mod shape;
 mod signals;
 mod transfer;
@@ -36,6 +37,8 @@ enum Outcome {
     Damaged,
     /// The file is none that can be checked.
     NotCheckable,
+    /// A command that was run ended so.
+    Ended(u8),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Differ) => ExitCode::from(1),
         Ok(Outcome::Damaged) => ExitCode::from(2),
         Ok(Outcome::NotCheckable) => ExitCode::from(63),
+        Ok(Outcome::Ended(code)) => ExitCode::from(code),
         Err(error) => {
             output::complain(&error.to_string());
             ExitCode::from(failed)
@@ -77,6 +81,7 @@ fn execute(command: &Command) -> Result<Outcome> {
         Command::Bitmap(verb) => bitmap::bitmap(verb).map(done),
         Command::Backup(arguments) => backup::backup(arguments).map(done),
         Command::Diff(arguments) => backup::diff(arguments).map(done),
+        Command::Serve(arguments) => serve::serve(arguments),
         Command::Demo(arguments) => demo::demo(arguments).map(done),
         Command::Adapter => adapter::adapter().map(done),
     }

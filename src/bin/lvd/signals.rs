@@ -1,6 +1,8 @@
 //! SIGINT and SIGTERM: the first asks the command to stop cleanly, a second one ends it.
 
 use lvd::{Error, Result};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -26,4 +28,15 @@ pub fn stopped() -> bool {
 /// [`Error::Cancelled`] once the user asked to stop.
 pub fn go_on() -> Result<()> {
     if stopped() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// A stream whose end comes when the user asks to stop.
+pub fn stop_stream() -> Result<impl Read + Send> {
+    let failed = |error| Error::io("signals", "cannot listen", error);
+    let (end, signal) = UnixStream::pair().map_err(failed)?;
+    for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let signal = signal.try_clone().map_err(failed)?;
+        signal_hook::low_level::pipe::register(number, signal).map_err(failed)?;
+    }
+    Ok(end)
 }

@@ -1,0 +1,196 @@
+//! Where clients connect: a Unix socket, a TCP address, or what a service manager hands over.
+
+use crate::args::Serve;
+use crate::output;
+use lvd::nbd::server::Socket;
+use lvd::{Error, Result};
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The port that IANA has for the protocol.
+const PORT: u16 = 10809;
+/// How long a listener rests that cannot take a client for want of descriptors or memory.
+const REST: Duration = Duration::from_millis(100);
+
+/// All places at which one server listens. Socket files that it made go with it.
+pub struct Place {
+    pub listeners: Vec<Listener>,
+    made: Vec<Made>,
+    /// Holds the socket of `--unix -`.
+    _directory: Option<tempfile::TempDir>,
+}
+
+/// A socket file, by its path, and device and inode.
+struct Made {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl Place {
+    /// Listens where the user says, and at the sockets that a service manager `handed` over.
+    pub fn new(arguments: &Serve, handed: Vec<Listener>) -> Result<Place> {
+        let mut place = Place { listeners: handed, made: Vec::new(), _directory: None };
+        let temporary = arguments.unix.as_deref() == Some(Path::new("-"));
+        let nowhere = arguments.unix.is_none() && arguments.tcp.is_none() && place.listeners.is_empty();
+        if temporary || nowhere && arguments.run.is_some() {
+            if arguments.run.is_none() {
+                return Err(Error::Invalid("a temporary socket is of use with --run alone".into()));
+            }
+            let directory = tempfile::Builder::new().prefix("lvd.").tempdir();
+            let directory = directory.map_err(|error| Error::io("temporary directory", "cannot make it", error))?;
+            place.listen_unix(&directory.path().join("socket"))?;
+            place._directory = Some(directory);
+        } else if nowhere {
+            return Err(Error::Invalid("say where to listen: --unix PATH or --tcp HOST:PORT".into()));
+        } else if let Some(path) = &arguments.unix {
+            place.listen_unix(path)?;
+        }
+        if let Some(address) = &arguments.tcp {
+            let failed = |error| Error::io(address, "cannot listen", error);
+            let addresses: Vec<SocketAddr> = with_port(address).to_socket_addrs().map_err(failed)?.collect();
+            let listener = Listener::Tcp(TcpListener::bind(&*addresses).map_err(failed)?);
+            if arguments.run.is_none() && addresses.iter().any(|address| address.port() == 0) {
+                output::line(listener.uri("")?)?;
+            }
+            place.listeners.push(listener);
+        }
+        Ok(place)
+    }
+
+    fn listen_unix(&mut self, path: &Path) -> Result<()> {
+        let listener = bind(path)?;
+        let absolute = std::path::absolute(path);
+        let metadata = fs::symlink_metadata(path).map_err(|error| failed(path, error))?;
+        self.made.push(Made { path: path.to_owned(), id: (metadata.dev(), metadata.ino()) });
+        self.listeners.push(Listener::Unix(listener, absolute.unwrap_or_else(|_| path.to_owned())));
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for made in &self.made {
+            // Only if it is still ours.
+            if fs::symlink_metadata(&made.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == made.id) {
+                let _ = fs::remove_file(&made.path);
+            }
+        }
+    }
+}
+
+fn failed(path: &Path, error: io::Error) -> Error {
+    Error::io(&path.display().to_string(), "cannot listen", error)
+}
+
+/// Makes the socket. One that a dead server left gives way; one that somebody listens at, or any other file, does not.
+fn bind(path: &Path) -> Result<UnixListener> {
+    // Two servers that find the same dead socket must not both replace it.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = File::open(directory).map_err(|error| failed(path, error))?;
+    directory.lock().map_err(|error| failed(path, error))?;
+    let in_use = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        other => return other.map_err(|error| failed(path, error)),
+    };
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let dead = UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if !is_socket || !dead {
+        return Err(failed(path, in_use));
+    }
+    fs::remove_file(path).and_then(|()| UnixListener::bind(path)).map_err(|error| failed(path, error))
+}
+
+/// The address with the protocol's port, if it has none: `host`, `host:port`, `[v6]`, `[v6]:port`.
+fn with_port(address: &str) -> String {
+    let after_host = address.rsplit_once(']').map_or(address, |(_, rest)| rest);
+    if after_host.contains(':') { address.to_owned() } else { format!("{address}:{PORT}") }
+}
+
+/// One place at which clients connect.
+pub enum Listener {
+    /// With its path, from the root.
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    pub fn try_clone(&self) -> Result<Listener> {
+        let clone = match self {
+            Listener::Unix(listener, path) => listener.try_clone().map(|clone| Listener::Unix(clone, path.clone())),
+            Listener::Tcp(listener) => listener.try_clone().map(Listener::Tcp),
+        };
+        clone.map_err(|error| Error::io("socket", "cannot listen", error))
+    }
+
+    /// Waits for a client.
+    pub fn accept(&self) -> Result<Arc<dyn Socket>> {
+        loop {
+            let accepted: io::Result<Arc<dyn Socket>> = match self {
+                Listener::Unix(listener, _) => listener.accept().map(|(socket, _)| Arc::new(socket) as _),
+                Listener::Tcp(listener) => listener.accept().map(|(socket, _)| {
+                    // Replies go out whole; waiting for more helps nobody.
+                    let _ = socket.set_nodelay(true);
+                    // A client whose machine is gone does not keep its place for ever.
+                    #[cfg(target_os = "linux")]
+                    let _ = rustix::net::sockopt::set_socket_keepalive(&socket, true);
+                    Arc::new(socket) as _
+                }),
+            };
+            match accepted {
+                Ok(socket) => return Ok(socket),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    return Err(Error::io("socket", "cannot accept", error));
+                }
+                // A client that went before it was served, or a host that is short of something for a while.
+                Err(_) => std::thread::sleep(REST),
+            }
+        }
+    }
+
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Listener::Unix(_, path) => Some(path),
+            Listener::Tcp(_) => None,
+        }
+    }
+
+    /// The URI of an export.
+    pub fn uri(&self, export: &str) -> Result<String> {
+        let export = escaped(export, "");
+        Ok(match self {
+            Listener::Unix(_, path) => {
+                format!("nbd+unix:///{export}?socket={}", escaped(&path.to_string_lossy(), "/"))
+            }
+            Listener::Tcp(listener) => format!("nbd://{}/{export}", address(listener)?),
+        })
+    }
+
+    /// The same in QEMU's old words.
+    pub fn qemu_name(&self, export: &str) -> Result<String> {
+        let name = match self {
+            Listener::Unix(_, path) => format!("nbd:unix:{}", path.display()),
+            Listener::Tcp(listener) => format!("nbd:{}", address(listener)?),
+        };
+        Ok(if export.is_empty() { name } else { format!("{name}:exportname={export}") })
+    }
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|error| Error::io("socket", "has no address", error))
+}
+
+/// `text` for a URI: letters, digits and a few signs as they are, and those in `also`.
+fn escaped(text: &str, also: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c) || also.contains(c);
+    let escape = |c: char| match plain(c) {
+        true => c.to_string(),
+        false => c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect(),
+    };
+    text.chars().map(escape).collect()
+}

@@ -1,0 +1,102 @@
+//! What is offered to clients: a device under a name.
+
+use super::MAX_STRING;
+use super::context::Context;
+use super::proto::*;
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
+use crate::live::Disk;
+use crate::sync::Arc;
+use std::collections::HashSet;
+
+/// A device that is served: a disk, and what more a client can ask of it.
+pub trait ExportDevice: BlockDevice {
+    /// Whether the dirty bitmap `name` has byte `offset` dirty, and up to where, at most `end`, that is so.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is no such bitmap; the host's.
+    fn bitmap_run(&self, name: &str, offset: u64, end: u64) -> Result<(bool, u64)>;
+
+    /// Whether making zeros by giving space back is faster than writing them.
+    fn zeroes_fast(&self) -> bool;
+}
+
+impl ExportDevice for Disk {
+    fn bitmap_run(&self, name: &str, offset: u64, end: u64) -> Result<(bool, u64)> {
+        self.chain().image(0)?.bitmap_run(name, offset, end)
+    }
+
+    /// A file has holes punched; what a block device does with the request nobody says beforehand.
+    fn zeroes_fast(&self) -> bool {
+        let top = self.chain().layer(0).map(|top| top.files().last().is_some_and(|file| file.zeros_when_new()));
+        top.unwrap_or(false)
+    }
+}
+
+/// One device as clients see it.
+#[derive(Debug, Clone)]
+pub struct Export {
+    /// What clients ask for.
+    pub name: String,
+    /// A line for people; may be empty.
+    pub description: String,
+    /// Whether changes are refused.
+    pub read_only: bool,
+    /// The dirty bitmaps of the device that clients may ask about.
+    pub bitmaps: Vec<String>,
+    /// The device.
+    pub device: Arc<dyn ExportDevice>,
+}
+
+impl Export {
+    /// The transmission flags.
+    pub(super) fn flags(&self, structured: bool) -> u16 {
+        let always = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
+        let access = match self.read_only {
+            true => NBD_FLAG_READ_ONLY,
+            false => NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO,
+        };
+        // Every connection uses the one device: a flush covers what any of them wrote.
+        always | access | NBD_FLAG_CAN_MULTI_CONN | if structured { NBD_FLAG_SEND_DF } else { 0 }
+    }
+
+    /// All metadata contexts that a client can choose from.
+    pub(super) fn contexts(&self) -> impl Iterator<Item = Context> {
+        let bitmaps = self.bitmaps.iter().map(|name| Context::DirtyBitmap(name.clone()));
+        [Context::Allocation, Context::AllocationDepth].into_iter().chain(bitmaps)
+    }
+}
+
+/// What one server offers.
+#[derive(Debug)]
+pub struct Exports(Vec<Arc<Export>>);
+
+impl Exports {
+    /// Offers `exports`. The first is also what a client gets that names none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if two have one name, or a name or description is longer than [`MAX_STRING`].
+    pub fn new(exports: Vec<Export>) -> Result<Exports> {
+        let mut names = HashSet::new();
+        for export in &exports {
+            if export.name.len() > MAX_STRING || export.description.len() > MAX_STRING {
+                return Err(Error::Invalid(format!("an export's name or description exceeds {MAX_STRING} bytes")));
+            }
+            if !names.insert(&export.name) {
+                return Err(Error::Invalid(format!("two exports have the name {:?}", export.name)));
+            }
+        }
+        Ok(Exports(exports.into_iter().map(Arc::new).collect()))
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Export>> {
+        self.0.iter()
+    }
+
+    /// The export of that name; for the empty name the first, if none is called so.
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Export>> {
+        let first = self.0.first().filter(|_| name.is_empty());
+        self.0.iter().find(|export| export.name.as_bytes() == name).or(first)
+    }
+}

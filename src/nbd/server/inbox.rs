@@ -1,0 +1,61 @@
+//! What has arrived from a client and is not dealt with yet.
+
+use super::Socket;
+use std::io::{self, ErrorKind};
+
+/// Bytes that are asked for at once, and room that is kept between requests.
+const USUAL: usize = 256 << 10;
+/// Room that is not given back.
+const KEPT: usize = 4 << 20;
+
+/// A buffer that grows with what really arrives, not with what a client announces.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    room: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Inbox {
+        Inbox { room: vec![0; USUAL], start: 0, end: 0 }
+    }
+
+    /// What is there.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.room[self.start..self.end]
+    }
+
+    /// The first `count` bytes are dealt with.
+    pub(super) fn take(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.room.len() > KEPT {
+                self.room = vec![0; USUAL];
+            }
+        }
+    }
+
+    /// Waits for more of a message that has `wanted` bytes. False: there will be no more.
+    pub(super) fn fill(&mut self, socket: &dyn Socket, wanted: usize) -> io::Result<bool> {
+        if self.room.len() - self.start < wanted {
+            self.room.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.end == self.room.len() {
+                let length = wanted.min(self.room.len() * 2);
+                self.room.resize(length, 0);
+            }
+        }
+        loop {
+            match socket.read(&mut self.room[self.end..]) {
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count > 0);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Sockets and threads around the protocol.
+//!
+//! | file | what |
+//! |---|---|
+//! | `socket` | what the server needs of a connection's byte stream |
+//! | `inbox` | what has arrived and is not dealt with |
+//! | `connection` | one client: handshake, then batches of requests on a thread of its own |
+//! | `batch` | the requests that arrived together, carried out together |
+//! | `background` | what may take long, on a second thread of the connection |
+//!
+//! A connection has one thread that takes all requests that have arrived, carries them out as one
+//! [`submit`](crate::BlockDevice::submit) and sends the replies in one go. Flushes, and what goes over long ranges, are
+//! done on a second thread, so that they hold up nothing else; all flushes that wait there become one.
+
+mod background;
+mod batch;
+mod connection;
+mod inbox;
+mod socket;
+
+pub use socket::Socket;
+
+use super::Exports;
+use super::proto::Errno;
+use crate::error::Error;
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, lock, wait};
+use connection::Connection;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Shutdown;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How a server treats its clients.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most clients at the same time; more wait.
+    pub clients: usize,
+    /// How long a client may take to choose an export.
+    pub handshake: Duration,
+    /// How long clients may take, once the server stops, to fetch the replies that are on their way.
+    pub grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { clients: 100, handshake: Duration::from_secs(10), grace: Duration::from_secs(5) }
+    }
+}
+
+/// Who is told, in a line, what went wrong: the host, or a client that is none.
+pub type Report = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Serves exports to clients.
+pub struct Server {
+    exports: Arc<Exports>,
+    options: Options,
+    report: Report,
+    stopping: AtomicBool,
+    clients: Mutex<Clients>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct Clients {
+    sockets: BTreeMap<u64, Arc<dyn Socket>>,
+    /// Clients so far.
+    count: u64,
+}
+
+impl Server {
+    /// Serves `exports` to the clients that [`serve`](Self::serve) is given.
+    pub fn new(exports: Exports, options: Options, report: Report) -> Arc<Server> {
+        let (exports, stopping) = (Arc::new(exports), AtomicBool::new(false));
+        let (clients, left) = (Mutex::default(), Condvar::new());
+        Arc::new(Server { exports, options, report, stopping, clients, left })
+    }
+
+    /// Serves one client on a thread of its own. Waits first, while there are as many as there may be. Once the server
+    /// stops the client is sent away.
+    ///
+    /// # Errors
+    /// The host gives no thread.
+    pub fn serve(self: &Arc<Self>, socket: Arc<dyn Socket>) -> io::Result<()> {
+        let mut clients = lock(&self.clients);
+        while clients.sockets.len() >= self.options.clients.max(1) && !self.stopping() {
+            clients = wait(&self.left, clients);
+        }
+        if self.stopping() {
+            return Ok(());
+        }
+        let number = clients.count;
+        clients.count += 1;
+        clients.sockets.insert(number, socket.clone());
+        drop(clients);
+        // Leaves also if the thread panics, or never was.
+        let seat = Seat { server: self.clone(), number };
+        let serve = move || {
+            if let Err(flaw) = Connection::new(&seat.server, &*socket).serve() {
+                (seat.server.report)(&format!("a client was sent away: {flaw}"));
+            }
+        };
+        thread::Builder::new().name("nbd".into()).spawn(serve).map(drop)
+    }
+
+    /// Stops: no request is begun any more, those under way end, and their replies go out. Returns when all clients are
+    /// gone. The devices are neither flushed nor closed by it.
+    pub fn stop(&self) {
+        let mut clients = lock(&self.clients);
+        self.stopping.store(true, Ordering::SeqCst);
+        self.left.notify_all();
+        clients.shut(Shutdown::Read);
+        let end = Instant::now() + self.options.grace;
+        while !clients.sockets.is_empty() {
+            let rest = end.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                // They do not fetch their replies.
+                clients.shut(Shutdown::Both);
+                clients = wait(&self.left, clients);
+            } else {
+                clients = self.left.wait_timeout(clients, rest).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            }
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// What a client is told of `error`. What the client is not to blame for is reported.
+    fn errno(&self, error: &Error) -> Errno {
+        let errno = match error {
+            Error::Invalid(_) => return Errno::NBD_EINVAL,
+            Error::Denied(_) | Error::Refused { .. } => return Errno::NBD_EPERM,
+            Error::Cancelled => return Errno::NBD_ESHUTDOWN,
+            Error::NoSpace { .. } => Errno::NBD_ENOSPC,
+            _ => Errno::NBD_EIO,
+        };
+        (self.report)(&error.to_string());
+        errno
+    }
+}
+
+impl Clients {
+    fn shut(&self, how: Shutdown) {
+        // One that is gone already is as good.
+        self.sockets.values().for_each(|socket| drop(socket.shutdown(how)));
+    }
+}
+
+/// The place of one client.
+struct Seat {
+    server: Arc<Server>,
+    number: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let socket = lock(&self.server.clients).sockets.remove(&self.number);
+        if let Some(socket) = socket {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        self.server.left.notify_all();
+    }
+}

@@ -1,0 +1,10 @@
+//! The NBD server: transcripts of its protocol, clients that mean harm, and clients of others.
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod hostile;
+mod peers;
+mod serve;
+mod transcripts;
