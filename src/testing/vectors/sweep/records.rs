@@ -323,7 +323,7 @@ const FIELDS: &[(u16, Row)] = &[
             "hint_length is stored big endian.",
             48,
             Four(1 << 24),
-            &[V::RecordLength, V::Hint],
+            &[V::RecordLength],
         ),
     ),
     (
@@ -333,7 +333,7 @@ const FIELDS: &[(u16, Row)] = &[
             "hint_length has its highest bit set.",
             48,
             Four(1 << 31 | 1),
-            &[V::RecordLength, V::Hint],
+            &[V::RecordLength],
         ),
     ),
 ];
