@@ -170,7 +170,8 @@ class Trial:
     def judge_header(self, answer, case):
         if "header" in case:
             found, = fields(answer, header=dict)
-            wrong = [name for name in HEADER if found.get(name) != case["header"].get(name)]
+            # What is absent is false, or nothing.
+            wrong = [name for name in HEADER if (found.get(name) or None) != (case["header"].get(name) or None)]
             same("header", *({name: told.get(name) for name in wrong} for told in (found, case["header"])))
 
     # What a guest reads

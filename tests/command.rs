@@ -468,6 +468,22 @@ fn bitmaps_and_backups() {
     lvd!("bitmap", "add", "-f", "raw", &raw, "x").fails(1, "--sidecar");
 }
 
+/// A run that was killed while it created its target left a file without a header: the next one creates it.
+#[test]
+fn a_mirror_whose_target_has_no_header_yet_makes_it() {
+    let place = Place::new();
+    let image = place.path("disk.lvd");
+    lvd!("create", &image, "1M").ok();
+    lvd!("write", "-P", "7", &image, "0", "1M").ok();
+    for length in [0, 4096, 131_072, 1_179_648] {
+        let copy = place.file(&format!("copy-{length}.lvd"), &vec![0; length]);
+        lvd!("mirror", "--resume", "copying", &image, &copy).ok();
+        lvd!("compare", &image, &copy).ok();
+    }
+    let noise = place.file("noise.lvd", &[3; 200_000]);
+    lvd!("mirror", "--resume", "copying", &image, &noise).fails(1, "HDR-02");
+}
+
 #[test]
 fn a_mirror_that_was_stopped_goes_on() {
     let place = Place::new();

@@ -1,13 +1,16 @@
 //! `convert`, `mirror` and `compare`: one disk into another file, or held against it.
 
-use crate::args::{Compare, Convert, Format, Mirror, Opening, OutputFormat, Running, Sync};
-use crate::open::{Disk, Target, beside};
+use crate::args::{Cache, Compare, Convert, Format, Mirror, Opening, OutputFormat, Running, Sync};
+use crate::open::{self, Disk, Target, beside};
 use crate::run::{self, Done};
 use crate::{Outcome, output};
 use lvd::chain::Layer;
 use lvd::format::Parent;
 use lvd::image::CreateOptions;
 use lvd::jobs::{self, Job, Work};
+use lvd::limits::SLOTS_END;
+use lvd::storage::Storage;
+use lvd::zeros::is_zero;
 use lvd::{BlockDevice, Error, Result};
 use serde_json::json;
 use std::ops::Range;
@@ -99,6 +102,13 @@ fn unfinished(arguments: &Mirror) -> Result<Disk> {
     Disk::open(&arguments.target, &Opening { ignore_marks: true, ..opening }, true)
 }
 
+/// Whether the target is an image to be, whose creation was interrupted before it had a header: another run creates it.
+fn is_blank(arguments: &Mirror) -> Result<bool> {
+    let mut slots = vec![0; SLOTS_END as usize];
+    open::file(&arguments.target, false, Cache::Writeback, None)?.read_at(&mut slots, 0)?;
+    Ok(arguments.output_format == OutputFormat::Lvd && is_zero(&slots))
+}
+
 /// Copies the whole disk, or what the target of a run before still lacks of it.
 fn go_on(arguments: &Mirror, name: &str) -> Result<()> {
     let source = Disk::open(&arguments.image, &arguments.opening, true)?;
@@ -115,7 +125,7 @@ fn go_on(arguments: &Mirror, name: &str) -> Result<()> {
             close().and(saved)
         })
     };
-    let done = if arguments.target.exists() {
+    let done = if arguments.target.exists() && !is_blank(arguments)? {
         let target = unfinished(arguments)?;
         resume(target.top()?.clone(), false, &|| target.close())
     } else {
