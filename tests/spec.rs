@@ -1,8 +1,11 @@
 //! The specification and the code say the same: structures, rules, and what may use what.
 
+mod pages;
+
 use lvd::Violation;
 use lvd::format::structures;
 use lvd::switch::Step;
+use pages::{files, ids, rules};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,56 +43,6 @@ const OUTSIDE: &[&str] = &[
     "libc::",
 ];
 
-/// The files below `directory` whose names end in `extension`, with their text.
-fn files(directory: &str, extension: &str) -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (mut found, mut pending) = (Vec::new(), vec![root.join(directory)]);
-    while let Some(path) = pending.pop() {
-        if path.is_dir() {
-            let ignored = |path: &Path| path.ends_with("target") || path.ends_with("corpus");
-            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).filter(|p| !ignored(p)));
-        } else if path.extension().is_some_and(|e| e == extension) {
-            let text = fs::read_to_string(&path).unwrap();
-            found.push((path.strip_prefix(root).unwrap().to_owned(), text));
-        }
-    }
-    found.sort();
-    found
-}
-
-/// The rules that the specification defines, each with its text up to the next blank line.
-fn rules() -> BTreeMap<String, String> {
-    let mut rules = BTreeMap::new();
-    for (path, text) in files("spec", "md") {
-        for paragraph in text.split("\n\n") {
-            let Some((id, rest)) = paragraph.strip_prefix("**").and_then(|text| text.split_once("** (")) else {
-                continue;
-            };
-            if ids(id) != [id] {
-                continue;
-            }
-            let text = rest.split_once(") ").expect("who it binds, and how strongly").1;
-            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(rules.insert(id.to_owned(), text).is_none(), "{id} is defined twice, again in {}", path.display());
-        }
-    }
-    rules
-}
-
-/// The rule numbers in `text`: three capitals, a hyphen, two digits.
-fn ids(text: &str) -> Vec<&str> {
-    let is_id = |at: usize| {
-        let bytes = &text.as_bytes()[at..];
-        let alone = at == 0 || !text.as_bytes()[at - 1].is_ascii_alphanumeric();
-        let shape = bytes.len() >= 6
-            && bytes[..3].iter().all(u8::is_ascii_uppercase)
-            && bytes[3] == b'-'
-            && bytes[4..6].iter().all(u8::is_ascii_digit);
-        alone && shape && !bytes.get(6).is_some_and(u8::is_ascii_alphanumeric)
-    };
-    (0..text.len()).filter(|&at| is_id(at)).map(|at| &text[at..at + 6]).collect()
-}
-
 #[test]
 fn tables_are_the_structures() {
     let mut tables = BTreeMap::new();
@@ -126,7 +79,7 @@ fn rules_of_the_code_are_defined_in_the_same_words() {
     assert_eq!(all.iter().map(|rule| rule.0).collect::<BTreeSet<_>>().len(), all.len(), "each number stands once");
     let mut wrong = Vec::new();
     for (id, sentence) in all {
-        let defined = rules.get(id).map_or("nothing", String::as_str);
+        let defined = rules.get(id).map_or("nothing", |rule| rule.text.as_str());
         let (first, rest) = sentence.split_at(1);
         let capital = first.to_uppercase() + rest;
         if !defined.strip_prefix(&capital).is_some_and(|rest| rest.starts_with(['.', ':'])) {

@@ -1,14 +1,17 @@
 //! The trace from each rule of the specification to what proves it: vectors on both sides, a step that a simulator finds
 //! missing, a test, or a reason. `spec/trace.md` is the report; `LVD_WRITE_TRACE=1` writes it again.
 
+mod pages;
+
 use lvd::switch::Step;
 use lvd::testing::vectors::vector::{Case, Flag, Verdict};
 use lvd::testing::vectors::{Vector, text};
 use lvd::violation::Violation;
+use pages::{Rule, files, rules};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What stands for the vectors that a rule cannot have on both sides.
 #[derive(Debug, Clone, Copy)]
@@ -85,14 +88,6 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("SYN-05", CRASHES),
 ];
 
-#[derive(Debug)]
-struct Rule {
-    id: String,
-    role: String,
-    level: String,
-    sentence: String,
-}
-
 /// Vectors about a rule: those that open and keep it, and those that do not, or in which a record or a sector breaks it.
 #[derive(Debug, Default, Clone, Copy)]
 struct Sides {
@@ -108,39 +103,6 @@ fn root() -> PathBuf {
 fn vectors() -> Vec<Vector> {
     let testdata = root().join("testdata");
     text::load(|path| fs::read(testdata.join(path)).map_err(|error| format!("{path}: {error}"))).unwrap()
-}
-
-/// The files below `directory` whose names end in `extension`, as text.
-fn sources(directory: &Path, extension: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path, extension));
-        } else if path.extension().is_some_and(|end| end == extension) {
-            found.push(fs::read_to_string(path).unwrap());
-        }
-    }
-    found
-}
-
-/// `**HDR-05** (reader, MUST) The header's checksum is right. It is …`
-fn rules() -> BTreeMap<String, Rule> {
-    let mut rules = BTreeMap::new();
-    for page in sources(&root().join("spec"), "md") {
-        for paragraph in page.split("\n\n") {
-            let Some((id, rest)) = paragraph.strip_prefix("**").and_then(|text| text.split_once("** (")) else {
-                continue;
-            };
-            let Some((binds, text)) = rest.split_once(") ") else { continue };
-            let Some((role, level)) = binds.split_once(", ") else { continue };
-            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            let sentence = text.split_once(". ").map_or(text.as_str(), |(first, _)| first).trim_end_matches('.');
-            let rule = Rule { id: id.into(), role: role.into(), level: level.into(), sentence: sentence.into() };
-            rules.insert(id.to_owned(), rule);
-        }
-    }
-    rules
 }
 
 fn sides(vectors: &[Vector]) -> BTreeMap<String, Sides> {
@@ -215,7 +177,7 @@ fn every_rule_is_proven() {
     let none = |rule: &Rule| sides.get(&rule.id).copied().unwrap_or_default();
     let lacking: Vec<String> = rules
         .values()
-        .filter_map(|rule| proof(rule, none(rule)).err().map(|lack| format!("{}: {lack}: {}", rule.id, rule.sentence)))
+        .filter_map(|rule| proof(rule, none(rule)).err().map(|lack| format!("{}: {lack}: {}", rule.id, rule.text)))
         .collect();
     assert!(lacking.is_empty(), "{} rules are not proven:\n{}", lacking.len(), lacking.join("\n"));
     let unknown: Vec<_> = OTHERWISE.iter().filter(|(id, _)| !rules.contains_key(*id)).collect();
@@ -232,8 +194,7 @@ fn every_rule_is_proven() {
 
 #[test]
 fn the_tests_that_rules_name_are_there() {
-    let mut code = sources(&root().join("tests"), "rs");
-    code.extend(sources(&root().join("src"), "rs"));
+    let code: Vec<String> = ["tests", "src"].into_iter().flat_map(|d| files(d, "rs")).map(|file| file.1).collect();
     for (rule, instead) in OTHERWISE {
         if let Test(name) = instead {
             assert!(code.iter().any(|text| text.contains(&format!("fn {name}("))), "{rule}: no test {name}");

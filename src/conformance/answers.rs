@@ -9,6 +9,7 @@ use crate::image::{BitmapInfo, Image, Trust};
 use crate::violation::Violation;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::ops::Range;
 
 /// Blocks and clusters are this long or longer.
@@ -48,9 +49,16 @@ pub fn facts(header: &Header) -> Facts {
     }
 }
 
+/// `bytes` in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The records of unknown type: type, flags, payload in hexadecimal digits.
 pub fn kept(header: &Header) -> Vec<(u16, u16, String)> {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     header.unknown.iter().map(|record| (record.record_type, record.flags, hex(&record.payload))).collect()
 }
 

@@ -6,7 +6,7 @@ mod answers;
 mod process;
 mod words;
 
-pub use answers::{Told, extents, facts, findings, kept, mark, told, verdict};
+pub use answers::{Told, extents, facts, findings, hex, kept, mark, told, verdict};
 pub use process::{Place, Process, alone, open, repeat};
 pub use words::{
     BitmapFacts, Facts, Held, Link, Mark, NoBitmap, Opening, Operation, PointFacts, Stretch, Trusted, Verdict,

@@ -1,16 +1,14 @@
 //! One process that works on files as a case says: it opens them, and does what guest and jobs do.
 
 use super::words::{Opening, Operation};
-use crate::chain::{Chain, ChainOptions, Layer, ParentPolicy};
+use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::Parent;
 use crate::image::{CreateOptions, Image, OpenOptions};
 use crate::jobs::{Job, Merge, Mirror, Rebase, Stream, Work, drive};
 use crate::live::{Disk, LiveMirror, MirrorOptions};
 use crate::storage::{Host, LockMode, Storage};
-use crate::sync::{Arc, Mutex, lock};
-use std::collections::VecDeque;
+use crate::sync::Arc;
 use std::fmt::Debug;
 
 /// Bytes that a job goes through at once: less than any disk, so that a job can be stopped within.
@@ -37,24 +35,15 @@ pub trait Place: Debug {
     fn host(&self) -> &Arc<dyn Host>;
 }
 
-/// The parents that a case names, the nearest first, whatever the hints say.
-#[derive(Debug)]
-struct Named<'a> {
-    place: &'a dyn Place,
-    rest: Mutex<VecDeque<String>>,
-}
-
-impl ParentPolicy for Named<'_> {
-    fn open(&self, _: &Parent, child: &str, write: bool) -> Result<Arc<dyn Storage>> {
-        let next = lock(&self.rest).pop_front();
-        let name = next.ok_or_else(|| Error::Denied(format!("{child}: its parent is not among those given")))?;
-        self.place.open(&name, write)
-    }
+/// The files of these names as parents, whatever the hints say; those down to layer `options.write_also` for writing.
+fn given(place: &dyn Place, parents: &[String], options: &ChainOptions) -> Result<GivenParents> {
+    let open = |(above, name): (usize, &String)| place.open(name, options.write_also.is_some_and(|last| above < last));
+    Ok(GivenParents::new(parents.iter().enumerate().map(open).collect::<Result<Vec<_>>>()?))
 }
 
 /// Opens `top` on `parents`.
 fn on_parents(place: &dyn Place, top: &str, parents: &[String], options: &ChainOptions) -> Result<Chain> {
-    let policy = Named { place, rest: Mutex::new(parents.iter().cloned().collect()) };
+    let policy = given(place, parents, options)?;
     Chain::open(place.open(top, options.write)?, place.host().clone(), &policy, options)
 }
 
@@ -78,7 +67,7 @@ pub fn open(place: &dyn Place, opening: &Opening) -> Result<Chain> {
     let chain = match &opening.volume {
         _ if opening.raw => Chain::open_raw(place.open(&opening.open, write)?, host(), &options),
         Some(volume) => {
-            let policy = Named { place, rest: Mutex::new(opening.parents.iter().cloned().collect()) };
+            let policy = given(place, &opening.parents, &options)?;
             let (file, volume) = (place.open(&opening.open, write)?, place.open(volume, write)?);
             Chain::open_sidecar(file, volume, host(), &policy, &options)
         }

@@ -16,7 +16,6 @@ The exit status is 1 if a rule is broken. Nothing is ever written.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import namedtuple
@@ -161,15 +160,7 @@ def main():
             file = reader.File(path)
             files.callback(os.close, file.fd)
             return file
-        try:
-            answer = check(opened(args.file), args.volume and opened(args.volume))
-        except Refusal as flaw:                         # locked, or no file that can be opened
-            answer = {"result": flaw.result, "rules": [flaw.rule], "message": flaw.message}
-        except OSError as error:
-            answer = {"result": "error", "message": str(error)}
-    json.dump(answer, sys.stdout, indent=2)
-    print()
-    return answer["result"] != "ok"
+        return reader.tell(lambda: check(opened(args.file), args.volume and opened(args.volume)))
 
 
 if __name__ == "__main__":

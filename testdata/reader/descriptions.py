@@ -1,6 +1,8 @@
 """Descriptions, for writer.py, of the files of the conformance vectors: from what a vector states, or from a file."""
 
+import pathlib
 import re
+import sys
 import uuid
 
 import reader
@@ -9,6 +11,9 @@ from reader import (ALLOCATION, BITMAP, BITMAP_LAYOUT, BITMAP_STATES, COPY_MARK,
                     SIDECAR, SLOT, STATES, div_up)
 from writer import (Bitmap, CopyMark, Description, Header, Host, Memory, MergeMark, Parent, Point, Section,
                     Unknown, new_file)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from restore import lines_of    # noqa: E402
 
 
 class Undescribed(Exception):
@@ -23,16 +28,10 @@ def identity(text):
     return uuid.UUID(text).bytes if text else NIL
 
 
-def parse_dump(path):
-    """Return {offset: bytes}: all that is not listed is zero."""
-    lines = (line.split(": ") for line in path.read_text().splitlines())
-    return {int(offset, 16): bytes.fromhex(data) for offset, data in lines}
-
-
 def load(file, folder):
     """Return a file of a vector."""
     memory = Memory(file["length"])
-    for offset, data in (parse_dump(folder / file["dump"]) if "dump" in file else {}).items():
+    for offset, data in lines_of(folder / file["dump"]) if "dump" in file else ():
         memory.write(offset, data)
     return memory
 
@@ -204,7 +203,7 @@ def stated_top(vector, folder, case, lengths, file):
                     facts["sequence"], identity(facts["uuid"]), epoch)
     data = {}
     if header.kind != SIDECAR:
-        dump = parse_dump(folder / disk["dump"]) if "dump" in disk else {}
+        dump = dict(lines_of(folder / disk["dump"])) if "dump" in disk else {}
         data = {at: line for at, line in dump.items() if any(start <= at < end for start, end in here)}
         junk = next((place for names, *place in JUNK if re.fullmatch(names, vector["name"])), None)
         if junk and not facts["complete"]:

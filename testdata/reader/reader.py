@@ -822,6 +822,19 @@ def dirty(args):
     return {"result": "ok", "bitmaps": bitmaps, "no_bitmaps": none, "point": point and as_json(point)}
 
 
+def tell(ask):
+    """Print what `ask` returns, or why it fails. Return whether anything is wrong."""
+    try:
+        answer = ask()
+    except Refusal as flaw:
+        answer = {"result": flaw.result, "rules": [flaw.rule], "message": flaw.message}
+    except OSError as error:
+        answer = {"result": "error", "message": str(error)}
+    json.dump(answer, sys.stdout, indent=2)
+    print()
+    return answer["result"] != "ok"
+
+
 def main():
     parser = argparse.ArgumentParser(description="Read LVD virtual disks.")
     commands = parser.add_subparsers(required=True)
@@ -839,15 +852,7 @@ def main():
         if command is read:
             options.add_argument("-o", "--output", metavar="OUT", required=True)
     args = parser.parse_args()
-    try:
-        answer = args.command(args)
-    except Refusal as flaw:
-        answer = {"result": flaw.result, "rules": [flaw.rule], "message": flaw.message}
-    except OSError as error:
-        answer = {"result": "error", "message": str(error)}
-    json.dump(answer, sys.stdout, indent=2)
-    print()
-    return answer["result"] != "ok"
+    return tell(lambda: args.command(args))
 
 
 if __name__ == "__main__":

@@ -152,6 +152,5 @@ fn read(chain: &Chain, offset: u64, length: u64) -> Result<Value> {
     }
     let mut bytes = vec![0; length as usize];
     chain.read_at(&mut bytes, offset)?;
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(json!({ "data": digits }))
+    Ok(json!({ "data": conformance::hex(&bytes) }))
 }

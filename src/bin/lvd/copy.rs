@@ -104,9 +104,12 @@ fn unfinished(arguments: &Mirror) -> Result<Disk> {
 
 /// Whether the target is an image to be, whose creation was interrupted before it had a header: another run creates it.
 fn is_blank(arguments: &Mirror) -> Result<bool> {
+    if arguments.output_format == OutputFormat::Raw {
+        return Ok(false);
+    }
     let mut slots = vec![0; SLOTS_END as usize];
     open::file(&arguments.target, false, Cache::Writeback, None)?.read_at(&mut slots, 0)?;
-    Ok(arguments.output_format == OutputFormat::Lvd && is_zero(&slots))
+    Ok(is_zero(&slots))
 }
 
 /// Copies the whole disk, or what the target of a run before still lacks of it.

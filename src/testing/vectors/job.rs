@@ -11,7 +11,7 @@ mod stream;
 use super::maker::Maker;
 use super::sparse::Sparse;
 use super::vector::{After, Case, Disk, Flag, Operation, Vector, Verdict};
-use crate::conformance::{mark, repeat};
+use crate::conformance::{hex, mark, repeat};
 use crate::format::{Identity, MergeMark, State};
 use crate::violation::Violation as V;
 use Operation::{Write, Zero};
@@ -87,7 +87,7 @@ fn written(disk: &Sparse, then: &[Operation]) -> Sparse {
 }
 
 fn write(offset: u64, length: u64, byte: u8) -> Operation {
-    Write { offset, length, pattern: super::sparse::hex(&[byte]) }
+    Write { offset, length, pattern: hex(&[byte]) }
 }
 
 fn zero(offset: u64, length: u64) -> Operation {

@@ -1,8 +1,8 @@
 //! The content of a file that is mostly zeros, and the text that vectors keep it in.
 
+use crate::conformance::hex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::ops::Range;
 
 const CHUNK: u64 = 4096;
@@ -153,14 +153,6 @@ pub fn sha256(bytes: &[u8]) -> String {
 pub fn sixteen(label: &str) -> [u8; 16] {
     let hash = Sha256::digest(label.as_bytes());
     std::array::from_fn(|at| hash[at])
-}
-
-/// `bytes` in hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Vectors of what a writer must leave behind: the same disk but for what was written, and all that it does not know.
 
 use super::maker::{Maker, id, raw};
-use super::sparse::{Sparse, hex};
+use super::sparse::Sparse;
 use super::vector::{After, Case, Disk, Operation, Perhaps, Role, Vector, Verdict};
 use super::{IMAGE, plain, sparse_overlay};
-use crate::conformance::mark;
+use crate::conformance::{hex, mark};
 use crate::format::{BITS_PER_SECTOR, MergeMark, RawRecord, State};
 use crate::violation::Violation as V;
 use Operation::{Close, Fill, Flush, Resize, Write, Zero};
