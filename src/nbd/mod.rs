@@ -8,23 +8,27 @@
 //! | `handshake` | options of a client ↔ replies, until it has chosen an export |
 //! | `transmission` | bytes of a client → requests, refused where they are wrong |
 //! | `replies` | results → bytes |
+//! | `socket`, `inbox` | a connection's byte stream, and what of it has arrived and is not dealt with |
 //! | [`server`] | sockets and threads around them |
 //!
-//! All but [`server`] does no I/O of its own: bytes go in and come out, in pieces of any size. No count that a client
+//! All but the last three does no I/O of its own: bytes go in and come out, in pieces of any size. No count that a client
 //! sends is believed: each is held against a limit below before anything is done with it.
 
 mod context;
 mod export;
 mod handshake;
+mod inbox;
 pub mod proto;
 mod replies;
 pub mod server;
+mod socket;
 mod transmission;
 
 pub use context::Context;
 pub use export::{Export, ExportDevice, Exports};
 pub use handshake::{Answer, Handshake};
 pub use replies::Replies;
+pub use socket::Socket;
 pub use transmission::{Command, Parsed, Request, Terms, Transmission};
 
 /// Longest data of an option in bytes. A client that announces more is shown the door.

@@ -1,10 +1,10 @@
 //! One client: the handshake, then batches of requests.
 
+use super::Server;
 use super::background::Background;
 use super::batch::{Arena, Batch};
-use super::inbox::Inbox;
-use super::{Server, Socket};
-use crate::nbd::{Answer, Flaw, Handshake, Replies, Terms, Transmission};
+use crate::nbd::inbox::Inbox;
+use crate::nbd::{Answer, Flaw, Handshake, Replies, Socket, Terms, Transmission};
 use crate::sync::{Mutex, lock};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;

@@ -2,8 +2,6 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `socket` | what the server needs of a connection's byte stream |
-//! | `inbox` | what has arrived and is not dealt with |
 //! | `connection` | one client: handshake, then batches of requests on a thread of its own |
 //! | `batch` | the requests that arrived together, carried out together |
 //! | `background` | what may take long, on a second thread of the connection |
@@ -15,13 +13,9 @@
 mod background;
 mod batch;
 mod connection;
-mod inbox;
-mod socket;
 
-pub use socket::Socket;
-
-use super::Exports;
 use super::proto::Errno;
+use super::{Exports, Socket};
 use crate::error::Error;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 use connection::Connection;

@@ -2,7 +2,7 @@
 
 use crate::args::Serve;
 use crate::output;
-use lvd::nbd::server::Socket;
+use lvd::nbd::Socket;
 use lvd::{Error, Result};
 use std::fs::{self, File};
 use std::io;

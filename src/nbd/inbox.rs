@@ -1,4 +1,4 @@
-//! What has arrived from a client and is not dealt with yet.
+//! What has arrived from the other end and is not dealt with yet.
 
 use super::Socket;
 use std::io::{self, ErrorKind};
@@ -8,26 +8,26 @@ const USUAL: usize = 256 << 10;
 /// Room that is not given back.
 const KEPT: usize = 4 << 20;
 
-/// A buffer that grows with what really arrives, not with what a client announces.
+/// A buffer that grows with what really arrives, not with what the other end announces.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(in crate::nbd) struct Inbox {
     room: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl Inbox {
-    pub(super) fn new() -> Inbox {
+    pub(in crate::nbd) fn new() -> Inbox {
         Inbox { room: vec![0; USUAL], start: 0, end: 0 }
     }
 
     /// What is there.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::nbd) fn bytes(&self) -> &[u8] {
         &self.room[self.start..self.end]
     }
 
     /// The first `count` bytes are dealt with.
-    pub(super) fn take(&mut self, count: usize) {
+    pub(in crate::nbd) fn take(&mut self, count: usize) {
         self.start += count;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -38,7 +38,7 @@ impl Inbox {
     }
 
     /// Waits for more of a message that has `wanted` bytes. False: there will be no more.
-    pub(super) fn fill(&mut self, socket: &dyn Socket, wanted: usize) -> io::Result<bool> {
+    pub(in crate::nbd) fn fill(&mut self, socket: &dyn Socket, wanted: usize) -> io::Result<bool> {
         if self.room.len() - self.start < wanted {
             self.room.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);

@@ -1,4 +1,4 @@
-//! What the server needs of a connection's byte stream.
+//! What both ends need of a connection's byte stream.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
