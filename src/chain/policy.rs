@@ -67,8 +67,12 @@ pub(super) fn plain(path: &Path) -> PathBuf {
     result
 }
 
-/// The hint that leads from the child to its grandparent: `first` leads to the parent, `second` on from there.
+/// The hint that leads from the child to its grandparent: `first` leads to the parent, `second` on from there. A URI
+/// leads to the same place from everywhere.
 pub fn joined_hint(first: &str, second: &str) -> String {
+    if second.contains("://") {
+        return second.to_string();
+    }
     let directory = Path::new(first).parent().unwrap_or(Path::new(""));
     match plain(&directory.join(second)).to_str() {
         Some(hint) => hint.to_string(),
@@ -83,6 +87,7 @@ mod tests {
     #[test]
     fn hints_join_by_directory() {
         assert_eq!(joined_hint("mid.lvd", "base.lvd"), "base.lvd");
+        assert_eq!(joined_hint("../mid.lvd", "nbd://host/base"), "nbd://host/base");
         assert_eq!(joined_hint("../b/mid.lvd", "base.lvd"), "../b/base.lvd");
         assert_eq!(joined_hint("b/mid.lvd", "../base.lvd"), "base.lvd");
         assert_eq!(joined_hint("../b/mid.lvd", "../../base.lvd"), "../../base.lvd");

@@ -58,4 +58,24 @@ impl Inbox {
             }
         }
     }
+
+    /// Fills `room` with what comes next: what is there, and then what arrives, which takes no way round.
+    ///
+    /// # Errors
+    /// The host's; `UnexpectedEof` if the other end has ended.
+    pub(in crate::nbd) fn fetch(&mut self, socket: &dyn Socket, room: &mut [u8]) -> io::Result<()> {
+        let there = room.len().min(self.end - self.start);
+        let (first, mut rest) = room.split_at_mut(there);
+        first.copy_from_slice(&self.bytes()[..there]);
+        self.take(there);
+        while !rest.is_empty() {
+            match socket.read(rest) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => rest = &mut rest[count..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }

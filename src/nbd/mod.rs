@@ -14,6 +14,7 @@
 //! All but the last three does no I/O of its own: bytes go in and come out, in pieces of any size. No count that a client
 //! sends is believed: each is held against a limit below before anything is done with it.
 
+pub mod client;
 mod context;
 mod export;
 mod handshake;
@@ -23,13 +24,15 @@ mod replies;
 pub mod server;
 mod socket;
 mod transmission;
+mod uri;
 
 pub use context::Context;
 pub use export::{Export, ExportDevice, Exports};
 pub use handshake::{Answer, Handshake};
 pub use replies::Replies;
-pub use socket::Socket;
+pub use socket::{Socket, prepare};
 pub use transmission::{Command, Parsed, Request, Terms, Transmission};
+pub use uri::{PORT, Place, Uri};
 
 /// Longest data of an option in bytes. A client that announces more is shown the door.
 pub const MAX_OPTION: u32 = 64 << 10;

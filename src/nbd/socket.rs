@@ -1,6 +1,8 @@
 //! What both ends need of a connection's byte stream.
 
-use std::io::{self, IoSlice, Read, Write};
+use super::uri::Place;
+use crate::sync::Arc;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
@@ -59,3 +61,58 @@ macro_rules! socket {
 socket!(TcpStream);
 #[cfg(unix)]
 socket!(UnixStream);
+
+/// Connects to a server.
+///
+/// # Errors
+/// The host's.
+pub(super) fn connect(place: &Place) -> io::Result<Arc<dyn Socket>> {
+    match place {
+        Place::Tcp(host, port) => {
+            let socket = TcpStream::connect((host.as_str(), *port))?;
+            prepare(&socket)?;
+            Ok(Arc::new(socket))
+        }
+        #[cfg(unix)]
+        Place::Unix(path) => Ok(Arc::new(UnixStream::connect(path)?)),
+        #[cfg(not(unix))]
+        Place::Unix(_) => Err(ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Has a socket send what it is given at once, and notice that the other machine is gone.
+///
+/// # Errors
+/// The host's.
+pub fn prepare(socket: &TcpStream) -> io::Result<()> {
+    // Messages go out whole; waiting for more helps nobody.
+    socket.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt;
+        sockopt::set_socket_keepalive(socket, true)?;
+        sockopt::set_tcp_keepidle(socket, Duration::from_secs(15))?;
+        sockopt::set_tcp_keepintvl(socket, Duration::from_secs(5))?;
+        sockopt::set_tcp_keepcnt(socket, 3)?;
+        // The same for what was sent and never acknowledged.
+        sockopt::set_tcp_user_timeout(socket, 30_000)?;
+    }
+    Ok(())
+}
+
+/// Sends all of it.
+///
+/// # Errors
+/// The host's.
+pub(super) fn write_all(socket: &dyn Socket, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match socket.write(slices) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 /// Live Virtual Disk: images whose only metadata is bitmaps, and jobs that copy, stream and merge them.
 ///
 /// Sizes and offsets are bytes or have a suffix, all in powers of 1024: 4096, 0x1000, 64K, 1.5G.
+/// An image that begins with nbd:// or nbd+unix:// is an export of an NBD server (nbd+unix:///EXPORT?socket=PATH).
 /// Exit codes are those of qemu-img: 0 done, 1 failed or misused.
 #[derive(Parser, Debug)]
 #[command(name = "lvd", version, max_term_width = 100)]
@@ -108,6 +109,31 @@ impl Output {
     }
 }
 
+/// How files, and exports of NBD servers, are reached.
+#[derive(Args, Debug, Clone)]
+pub struct Access {
+    /// Cache mode of the host's files.
+    #[arg(short = 't', long = "cache", value_enum, value_name = "MODE", default_value = "writeback")]
+    pub cache: Cache,
+    /// Connect to the NBD server that an image says its parent is on. One that is named on the command line needs no leave.
+    #[arg(long)]
+    pub remote: bool,
+    /// Wait so long for an NBD server that is gone to come back.
+    #[arg(long, value_name = "SECONDS", default_value_t = Access::RECONNECT)]
+    pub reconnect: u64,
+}
+
+impl Access {
+    /// Seconds: long enough for a server to be started anew.
+    const RECONNECT: u64 = 30;
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access { cache: Cache::default(), remote: false, reconnect: Access::RECONNECT }
+    }
+}
+
 /// How the image named first is opened.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Opening {
@@ -117,9 +143,8 @@ pub struct Opening {
     /// The sidecar that belongs to a raw volume, or that holds bitmaps of an image.
     #[arg(long, value_name = "FILE")]
     pub sidecar: Option<PathBuf>,
-    /// Cache mode of the host's files.
-    #[arg(short = 't', long = "cache", value_enum, value_name = "MODE", default_value = "writeback")]
-    pub cache: Cache,
+    #[command(flatten)]
+    pub access: Access,
     /// Open a chain although a parent is not the one, or not in the state, that its child names.
     #[arg(long)]
     pub trust_links: bool,
@@ -149,7 +174,7 @@ pub struct Running {
 
 #[derive(Args, Debug)]
 pub struct Create {
-    /// The parent, relative to the new image's directory.
+    /// The parent, relative to the new image's directory, or the URI of an NBD export.
     #[arg(short = 'b', long = "parent", value_name = "PARENT")]
     pub parent: Option<String>,
     /// The parent's format; needed unless it is recognisable as LVD.
@@ -158,6 +183,8 @@ pub struct Create {
     /// Bytes that one allocation bit speaks of.
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "4K")]
     pub granularity: u64,
+    #[command(flatten)]
+    pub access: Access,
     /// IMG is a raw volume: make an allocation sidecar beside it (and the volume, where it is missing).
     #[arg(long, value_name = "FILE")]
     pub sidecar: Option<PathBuf>,

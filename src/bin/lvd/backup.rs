@@ -43,7 +43,7 @@ pub fn backup(arguments: &Backup) -> Result<()> {
 }
 
 fn full(arguments: &Backup, source: &Disk, count: Option<Count>) -> Result<run::Done> {
-    let target = Target::open(&arguments.target, arguments.opening.cache)?;
+    let target = Target::open(&arguments.target, &arguments.opening.access)?;
     target.keep_if(|| {
         let (layer, fresh) = target.layer(arguments.output_format, source.chain().size())?;
         let work = jobs::Backup::full(source.chain(), layer.clone(), fresh, count)?;
@@ -56,8 +56,8 @@ fn incremental(arguments: &Backup, source: &Disk, previous: &str, count: Option<
     let (Some(name), OutputFormat::Lvd) = (&arguments.bitmap, arguments.output_format) else {
         return Err(Error::Invalid("an incremental backup is an LVD overlay of the one before".into()));
     };
-    let cache = arguments.opening.cache;
-    let parent = ParentOf::open(&arguments.target, previous, arguments.previous_format, cache)?;
+    let access = &arguments.opening.access;
+    let parent = ParentOf::open(&arguments.target, previous, arguments.previous_format, access)?;
     let size = source.chain().size();
     let options = CreateOptions {
         virtual_size: size,
@@ -66,10 +66,10 @@ fn incremental(arguments: &Backup, source: &Disk, previous: &str, count: Option<
         ..CreateOptions::default()
     };
     drop(parent);
-    let target = Target::open(&arguments.target, cache)?;
+    let target = Target::open(&arguments.target, access)?;
     target.keep_if(|| {
         target.create(&options)?;
-        let chain = target.chain(cache)?;
+        let chain = target.chain(access)?;
         let work = jobs::Backup::incremental(source.chain(), &chain, name, arguments.since, count)?;
         let job = Job::new(work, source.chain().host().clone());
         run::run_and_close(&job, "backup", &arguments.running, || chain.close())

@@ -1,6 +1,6 @@
 //! `bitmap`: the dirty bitmaps of an image, or of a raw volume's sidecar.
 
-use crate::args::{Bitmap, Cache, Format, Named, Opening, Sidecar};
+use crate::args::{Access, Bitmap, Format, Named, Opening, Sidecar};
 use crate::open::{self, Disk, Target};
 use crate::{output, signals};
 use lvd::format::{BitmapState, SectionKind, Uuid};
@@ -170,13 +170,13 @@ impl Stretches {
 }
 
 fn attach(sidecar: &Sidecar) -> Result<()> {
-    let file = open::file(&sidecar.image, true, Cache::Writeback, Some(LockMode::Exclusive))?;
+    let file = open::storage(&sidecar.image, true, &Access::default(), Some(LockMode::Exclusive))?;
     let target = match open::format_of(&*file, sidecar.format, "-f")? {
         Format::Raw => {
-            let target = Target::open(&sidecar.file, Cache::Writeback)?;
+            let target = Target::open(&sidecar.file, &Access::default())?;
             return target.keep_if(|| Image::create_beside(&**target.storage(), &*file, &*open::host()));
         }
-        _ => Target::open(&sidecar.file, Cache::Writeback)?,
+        _ => Target::open(&sidecar.file, &Access::default())?,
     };
     target.keep_if(|| {
         let options = OpenOptions { write: true, ..OpenOptions::default() };
@@ -189,7 +189,7 @@ fn attach(sidecar: &Sidecar) -> Result<()> {
 /// The sidecar `file` of `image`.
 fn beside(image: &Image, file: &Path, write: bool) -> Result<Image> {
     let lock = if write { LockMode::Exclusive } else { LockMode::Shared };
-    let storage = open::file(file, write, Cache::Writeback, Some(lock))?;
+    let storage = open::storage(file, write, &Access::default(), Some(lock))?;
     Image::open_beside(storage, image, open::host(), &OpenOptions { write, ..OpenOptions::default() })
 }
 
@@ -210,7 +210,7 @@ fn export(named: &Named, file: &Path) -> Result<()> {
     let image = image(&disk)?;
     image.seal()?;
     let info = image.bitmap(&named.name)?;
-    let target = Target::open(file, Cache::Writeback)?;
+    let target = Target::open(file, &Access::default())?;
     target.keep_if(|| {
         Image::create_beside_image(&**target.storage(), image)?;
         let options = OpenOptions { write: true, ..OpenOptions::default() };

@@ -1,6 +1,6 @@
 //! `convert`, `mirror` and `compare`: one disk into another file, or held against it.
 
-use crate::args::{Cache, Compare, Convert, Format, Mirror, Opening, OutputFormat, Running, Sync};
+use crate::args::{Access, Compare, Convert, Format, Mirror, Opening, OutputFormat, Running, Sync};
 use crate::open::{self, Disk, Target, beside};
 use crate::run::{self, Done};
 use crate::{Outcome, output};
@@ -9,7 +9,7 @@ use lvd::format::Parent;
 use lvd::image::CreateOptions;
 use lvd::jobs::{self, Job, Work};
 use lvd::limits::SLOTS_END;
-use lvd::storage::Storage;
+use lvd::nbd::Uri;
 use lvd::zeros::is_zero;
 use lvd::{BlockDevice, Error, Result};
 use serde_json::json;
@@ -29,10 +29,10 @@ pub fn convert(arguments: &Convert) -> Result<()> {
     copy("convert", source, opening, &arguments.target, format, &arguments.running)
 }
 
-/// Where the name says raw and the user does not, either guess would be wrong for somebody.
+/// Where the name says raw, or is that of an export, and the user does not, either guess would be wrong for somebody.
 fn usual_format(target: &Path) -> Result<OutputFormat> {
     match target.extension().and_then(|extension| extension.to_str()) {
-        Some("raw" | "img") => {
+        extension if matches!(extension, Some("raw" | "img")) || open::uri(target)?.is_some() => {
             let name = target.display();
             Err(Error::Invalid(format!("{name}: say what it is to be: -O raw or -O lvd")))
         }
@@ -73,7 +73,7 @@ fn copy(
     running: &Running,
 ) -> Result<()> {
     let source = Disk::open(source, opening, false)?;
-    let target = Target::open(target, opening.cache)?;
+    let target = Target::open(target, &opening.access)?;
     target.keep_if(|| {
         let (layer, fresh) = target.layer(format, source.chain().size())?;
         let job =
@@ -98,7 +98,7 @@ fn unfinished(arguments: &Mirror) -> Result<Disk> {
         OutputFormat::Lvd => Format::Lvd,
         OutputFormat::Raw => Format::Raw,
     };
-    let opening = Opening { format: Some(format), cache: arguments.opening.cache, ..Opening::default() };
+    let opening = Opening { format: Some(format), access: arguments.opening.access.clone(), ..Opening::default() };
     Disk::open(&arguments.target, &Opening { ignore_marks: true, ..opening }, true)
 }
 
@@ -108,7 +108,7 @@ fn is_blank(arguments: &Mirror) -> Result<bool> {
         return Ok(false);
     }
     let mut slots = vec![0; SLOTS_END as usize];
-    open::file(&arguments.target, false, Cache::Writeback, None)?.read_at(&mut slots, 0)?;
+    open::storage(&arguments.target, false, &Access::default(), None)?.read_at(&mut slots, 0)?;
     Ok(is_zero(&slots))
 }
 
@@ -128,12 +128,12 @@ fn go_on(arguments: &Mirror, name: &str) -> Result<()> {
             close().and(saved)
         })
     };
-    let done = if arguments.target.exists() && !is_blank(arguments)? {
+    let done = if open::exists(&arguments.target) && !is_blank(arguments)? {
         let target = unfinished(arguments)?;
         resume(target.top()?.clone(), false, &|| target.close())
     } else {
         // Whatever comes of it, what was copied stays.
-        let target = Target::open(&arguments.target, arguments.opening.cache)?;
+        let target = Target::open(&arguments.target, &arguments.opening.access)?;
         let (layer, fresh) = target.layer(arguments.output_format, size)?;
         resume(layer.clone(), fresh, &|| layer.close())
     };
@@ -157,10 +157,10 @@ fn copy_top(arguments: &Mirror) -> Result<()> {
         allocation: true,
         copy_mark: true,
     };
-    let target = Target::open(&arguments.target, arguments.opening.cache)?;
+    let target = Target::open(&arguments.target, &arguments.opening.access)?;
     target.keep_if(|| {
         target.create(&options)?;
-        let chain = target.chain(arguments.opening.cache)?;
+        let chain = target.chain(&arguments.opening.access)?;
         let job = Job::new(jobs::Mirror::top(source.chain(), &chain)?, source.chain().host().clone());
         finish(&job, "mirror", &arguments.running, || chain.close())
     })
@@ -174,7 +174,7 @@ fn moved_hint(child: &Path, hint: &str, target: &Path) -> Result<String> {
             .canonicalize()
             .map_err(|error| Error::io(&path.display().to_string(), "cannot find its directory", error))
     };
-    if Path::new(hint).is_absolute() || directory(child)? == directory(target)? {
+    if Path::new(hint).is_absolute() || Uri::is_one(hint) || directory(child)? == directory(target)? {
         return Ok(hint.to_owned());
     }
     let path = absolute(beside(child, hint)).map_err(|error| Error::io(hint, "cannot find it", error))?;

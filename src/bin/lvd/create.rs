@@ -1,11 +1,10 @@
 //! `create`: new images, overlays, and sidecars beside raw volumes.
 
-use crate::args::{Cache, Create, Format, Opening};
+use crate::args::{Access, Create, Format, Opening};
 use crate::open::{self, Disk, Target, beside};
 use lvd::format::{Parent, State};
 use lvd::image::{CreateOptions, Image};
 use lvd::limits::GRANULARITY_SHIFTS;
-use lvd::storage::Storage;
 use lvd::{BlockDevice, Error, Result};
 use std::path::Path;
 
@@ -14,7 +13,7 @@ pub fn create(arguments: &Create) -> Result<()> {
     // Where the hint leads is where it will be looked for: from the file that holds it.
     let child = arguments.sidecar.as_deref().unwrap_or(&arguments.image);
     let parent = match &arguments.parent {
-        Some(hint) => Some(ParentOf::open(child, hint, arguments.parent_format, Cache::Writeback)?),
+        Some(hint) => Some(ParentOf::open(child, hint, arguments.parent_format, &arguments.access)?),
         None => None,
     };
     let size = arguments.size.or(parent.as_ref().map(ParentOf::size));
@@ -26,7 +25,7 @@ pub fn create(arguments: &Create) -> Result<()> {
         Some(sidecar) => create_beside(arguments, sidecar, size, options),
         None if size.is_none() => Err(Error::Invalid("say how large the disk is to be: lvd create IMG SIZE".into())),
         None => {
-            let target = Target::open(&arguments.image, Cache::Writeback)?;
+            let target = Target::open(&arguments.image, &arguments.access)?;
             refuse_parent(&target, parent.as_ref())?;
             target.keep_if(|| target.create(&options))
         }
@@ -35,7 +34,7 @@ pub fn create(arguments: &Create) -> Result<()> {
 
 /// Makes a sidecar, and the raw volume where there is none yet. What the volume held counts for nothing.
 fn create_beside(arguments: &Create, sidecar: &Path, size: Option<u64>, mut options: CreateOptions) -> Result<()> {
-    let volume = Target::open(&arguments.image, Cache::Writeback)?;
+    let volume = Target::open(&arguments.image, &arguments.access)?;
     volume.keep_if(|| {
         let there = volume.storage().size()?;
         let size = size.unwrap_or(there);
@@ -46,8 +45,8 @@ fn create_beside(arguments: &Create, sidecar: &Path, size: Option<u64>, mut opti
         }
         options.virtual_size = size;
         options.allocation = true;
-        let target = Target::open(sidecar, Cache::Writeback)?;
-        if target.id() == volume.id() {
+        let target = Target::open(sidecar, &arguments.access)?;
+        if open::same_file(&**target.storage(), &**volume.storage()) {
             return Err(Error::Invalid(format!("{}: the volume itself cannot be its sidecar", sidecar.display())));
         }
         let host = open::host();
@@ -67,7 +66,7 @@ fn shift(granularity: u64) -> Result<u8> {
 fn refuse_parent(target: &Target, parent: Option<&ParentOf>) -> Result<()> {
     let layers = parent.iter().flat_map(|parent| &parent.disk.chain().layers);
     for layer in layers {
-        if open::file_of(layer).id() == target.id() {
+        if open::same_file(&**open::file_of(layer), &**target.storage()) {
             return Err(Error::Invalid(format!("{}: it is the parent, or a layer below it", layer.name())));
         }
     }
@@ -82,10 +81,10 @@ pub struct ParentOf {
 
 impl ParentOf {
     /// Opens what `hint` leads to from `child`, in a state that a link can name.
-    pub fn open(child: &Path, hint: &str, said: Option<Format>, cache: Cache) -> Result<ParentOf> {
+    pub fn open(child: &Path, hint: &str, said: Option<Format>, access: &Access) -> Result<ParentOf> {
         let path = beside(child, hint);
-        let format = open::format_of(&*open::file(&path, false, cache, None)?, said, "-F")?;
-        let opening = Opening { format: Some(format), cache, ..Opening::default() };
+        let format = open::format_of(&*open::storage(&path, false, access, None)?, said, "-F")?;
+        let opening = Opening { format: Some(format), access: access.clone(), ..Opening::default() };
         let mut disk = Disk::open(&path, &opening, false)?;
         if disk.top()?.image().is_some_and(|image| image.header().state == State::Writing) {
             drop(disk);

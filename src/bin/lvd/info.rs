@@ -1,13 +1,13 @@
 //! `info` and `check`: what a file says of itself, and whether it is sound.
 
-use crate::args::{Cache, Check, Format, Info};
+use crate::args::{Access, Check, Format, Info};
 use crate::open::{self, Disk, beside, file_of};
 use crate::{Outcome, output};
 use lvd::chain::Layer;
 use lvd::foreign::{Qed, QedFacts};
 use lvd::format::{Bitmap, Header, HostFormat, Kind, Parent, State};
 use lvd::image::{CheckReport, Image, OpenOptions};
-use lvd::storage::{FileStorage, LockMode, Storage};
+use lvd::storage::{LockMode, Storage};
 use lvd::units::Size;
 use lvd::{Error, Result};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ pub fn info(arguments: &Info) -> Result<()> {
         return output::raw(texts.join("\n").as_bytes());
     }
     let path = opening.sidecar.as_deref().unwrap_or(&arguments.image);
-    let file = open::file(path, false, Cache::Writeback, Some(LockMode::Shared))?;
+    let file = open::storage(path, false, &Access::default(), Some(LockMode::Shared))?;
     let facts = match open::format_of(&*file, opening.format, "-f")? {
         Format::Lvd => Facts::new(&*file, Content::Lvd(Box::new(Image::read_header(&*file)?)))?,
         Format::Raw => Facts::new(&*file, Content::Raw)?,
@@ -259,7 +259,7 @@ pub fn check(arguments: &Check) -> Result<Outcome> {
         return Ok(Outcome::NotCheckable);
     }
     let path = opening.sidecar.as_deref().unwrap_or(&arguments.image);
-    let file = open::file(path, false, opening.cache, Some(LockMode::Shared))?;
+    let file = open::storage(path, false, &opening.access, Some(LockMode::Shared))?;
     if opening.format.is_none() && !open::recognisable(&*file)? {
         output::complain(&format!("{}: not an LVD image, so there is nothing to check", path.display()));
         return Ok(Outcome::NotCheckable);
@@ -285,12 +285,12 @@ pub fn check(arguments: &Check) -> Result<Outcome> {
     Ok(if report.corruptions == 0 { Outcome::Done } else { Outcome::Damaged })
 }
 
-fn open_to_check(arguments: &Check, file: Arc<FileStorage>) -> Result<Image> {
+fn open_to_check(arguments: &Check, file: Arc<dyn Storage>) -> Result<Image> {
     let options = OpenOptions { ignore_marks: true, ..OpenOptions::default() };
     if arguments.opening.sidecar.is_none() {
         return Image::open(file, open::host(), &options);
     }
-    let volume = open::file(&arguments.image, false, arguments.opening.cache, Some(LockMode::Shared))?;
+    let volume = open::storage(&arguments.image, false, &arguments.opening.access, Some(LockMode::Shared))?;
     Image::open_sidecar(file, volume, open::host(), &options)
 }
 

@@ -1,25 +1,65 @@
 //! Opening files as the user named them: disks with the chains below them, and new files to copy into.
 
-use crate::args::{Cache, Format, Opening, OutputFormat};
+use crate::args::{Access, Cache, Format, Opening, OutputFormat};
 use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, RawDevice};
 use lvd::foreign::Qed;
 use lvd::format::{HostFormat, Parent};
 use lvd::image::{CreateOptions, Image, OpenOptions};
-use lvd::storage::{Create, FileId, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
+use lvd::nbd::client::NbdStorage;
+use lvd::nbd::{self, Uri};
+use lvd::storage::{Create, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
 use lvd::{Error, Result, Violation};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Time and random bytes of the operating system.
 pub fn host() -> Arc<dyn Host> {
     Arc::new(OsHost::default())
 }
 
-/// Opens one file, which is there.
-pub fn file(path: &Path, write: bool, cache: Cache, lock: Option<LockMode>) -> Result<Arc<FileStorage>> {
-    let options = FileOptions { write, direct: cache == Cache::None, lock, ..FileOptions::default() };
-    FileStorage::open(path, &options).map(Arc::new)
+/// Whether this command has reached for an export across what may be a network.
+static FAR: AtomicBool = AtomicBool::new(false);
+
+/// Whether requests may take long because they go to a server: it pays then to have many under way.
+pub fn is_far() -> bool {
+    FAR.load(Ordering::Relaxed)
+}
+
+/// The URI that a name is, if it is one.
+pub fn uri(name: &Path) -> Result<Option<Uri>> {
+    let name = name.to_str().filter(|name| Uri::is_one(name));
+    name.map(Uri::parse).transpose()
+}
+
+/// Whether there is something to be opened. Of an export only its server knows.
+pub fn exists(name: &Path) -> bool {
+    name.to_str().is_some_and(Uri::is_one) || name.exists()
+}
+
+/// Opens a file, which is there, or an export.
+pub fn storage(name: &Path, write: bool, access: &Access, lock: Option<LockMode>) -> Result<Arc<dyn Storage>> {
+    if let Some(uri) = uri(name)? {
+        return export(&uri, write, access);
+    }
+    let options = FileOptions { write, direct: access.cache == Cache::None, lock, ..FileOptions::default() };
+    Ok(Arc::new(FileStorage::open(name, &options)?))
+}
+
+fn export(uri: &Uri, write: bool, access: &Access) -> Result<Arc<dyn Storage>> {
+    FAR.store(true, Ordering::Relaxed);
+    let reconnect = Duration::from_secs(access.reconnect);
+    Ok(Arc::new(NbdStorage::open(uri, nbd::client::Options { write, reconnect, ..Default::default() })?))
+}
+
+/// Whether both are one file, or one export.
+pub fn same_file(first: &dyn Storage, second: &dyn Storage) -> bool {
+    match (first.id(), second.id()) {
+        (None, None) => first.name() == second.name(),
+        (first, second) => first == second,
+    }
 }
 
 /// Whether a file carries LVD's magic. Nothing else is ever concluded from a file's content.
@@ -55,9 +95,9 @@ pub fn format_of(storage: &dyn Storage, said: Option<Format>, option: &str) -> R
 }
 
 /// Opens parents where their hints lead, from the child's directory on: the user named the chain by naming its top.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Hints {
-    cache: Cache,
+    access: Access,
 }
 
 impl ParentPolicy for Hints {
@@ -67,17 +107,25 @@ impl ParentPolicy for Hints {
                 "{child}: does not say where its parent is; give it one with rebase -u"
             )));
         }
-        Ok(file(&beside(Path::new(child), &link.hint), write, self.cache, None)?)
+        if Uri::is_one(&link.hint) && !self.access.remote {
+            // Whom this machine talks to is not for an image to say.
+            let hint = link.hint.escape_debug();
+            return Err(Error::Denied(format!("{child}: says that its parent is {hint}: allow that with --remote")));
+        }
+        storage(&beside(Path::new(child), &link.hint), write, &self.access, None)
     }
 }
 
 /// Where a hint in `child` leads.
 pub fn beside(child: &Path, hint: &str) -> PathBuf {
+    if Uri::is_one(hint) {
+        return PathBuf::from(hint);
+    }
     child.parent().unwrap_or(Path::new("")).join(hint)
 }
 
 /// Has the bitmaps in `sidecar` follow the top of `chain`.
-fn attach(chain: &Chain, sidecar: Arc<FileStorage>, write: bool) -> Result<()> {
+fn attach(chain: &Chain, sidecar: Arc<dyn Storage>, write: bool) -> Result<()> {
     sidecar.lock(if write { LockMode::Exclusive } else { LockMode::Shared })?;
     let image = chain.image(0)?;
     let options = OpenOptions { write, ..OpenOptions::default() };
@@ -105,10 +153,10 @@ impl Disk {
             ignore_marks: opening.ignore_marks,
             ..ChainOptions::default()
         };
-        let policy = Hints { cache: opening.cache };
-        let top = file(path, write, opening.cache, None)?;
+        let policy = Hints { access: opening.access.clone() };
+        let top = storage(path, write, &opening.access, None)?;
         if let Some(sidecar) = &opening.sidecar {
-            let sidecar = file(sidecar, write, opening.cache, None)?;
+            let sidecar = storage(sidecar, write, &opening.access, None)?;
             // The sidecar says what it is beside; the volume is the guest's, and may say anything.
             if Image::read_header(&*sidecar)?.host.is_some_and(|host| host.format == HostFormat::Lvd) {
                 let chain = Chain::open(top, host(), &policy, &options)?;
@@ -144,9 +192,8 @@ impl Disk {
 
     /// The number of the layer in the file at `path`.
     pub fn layer_in(&self, path: &Path) -> Result<usize> {
-        let wanted = file(path, false, Cache::Writeback, None)?.id();
-        let id = |layer: &Layer| file_of(layer).id();
-        let found = self.chain.layers.iter().position(|layer| wanted.is_some() && id(layer) == wanted);
+        let wanted = storage(path, false, &Access::default(), None)?;
+        let found = self.chain.layers.iter().position(|layer| same_file(&**file_of(layer), &*wanted));
         found.ok_or_else(|| {
             Error::Invalid(format!("{}: not a layer of the chain of {}", path.display(), self.chain.name()))
         })
@@ -166,27 +213,26 @@ pub fn file_of(layer: &Layer) -> &Arc<dyn Storage> {
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
-    storage: Arc<FileStorage>,
+    storage: Arc<dyn Storage>,
     /// Made by this command, so taken away again if the command fails.
     made: bool,
 }
 
 impl Target {
     /// Makes the file, or opens the one that is there, held against everybody else.
-    pub fn open(path: &Path, cache: Cache) -> Result<Target> {
+    pub fn open(path: &Path, access: &Access) -> Result<Target> {
+        if let Some(uri) = uri(path)? {
+            return Ok(Target { path: path.to_owned(), storage: export(&uri, true, access)?, made: false });
+        }
         let made = fs::symlink_metadata(path).is_err();
         let create = if made { Create::New } else { Create::No };
-        let (direct, lock) = (cache == Cache::None, Some(LockMode::Exclusive));
+        let (direct, lock) = (access.cache == Cache::None, Some(LockMode::Exclusive));
         let storage = FileStorage::open(path, &FileOptions { write: true, create, direct, lock })?;
         Ok(Target { path: path.to_owned(), storage: Arc::new(storage), made })
     }
 
-    pub fn storage(&self) -> &Arc<FileStorage> {
+    pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
-    }
-
-    pub fn id(&self) -> Option<FileId> {
-        self.storage.id()
     }
 
     /// Makes the file an LVD image.
@@ -218,9 +264,9 @@ impl Target {
     }
 
     /// The chain whose top was just made in it.
-    pub fn chain(&self, cache: Cache) -> Result<Chain> {
+    pub fn chain(&self, access: &Access) -> Result<Chain> {
         let options = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
-        Chain::open(self.storage.clone(), host(), &Hints { cache }, &options)
+        Chain::open(self.storage.clone(), host(), &Hints { access: access.clone() }, &options)
     }
 
     /// Does `work` with it; a file that this command made goes if that fails.

@@ -2,7 +2,7 @@
 
 use crate::args::Running;
 use crate::progress::Display;
-use crate::{output, signals};
+use crate::{open, output, signals};
 use lvd::jobs::{Job, drive};
 use lvd::units::Size;
 use lvd::{Error, Result};
@@ -16,6 +16,8 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(50);
 /// Threads where the user does not say how many: more do not copy faster than one disk can.
 const USUAL_THREADS: usize = 4;
+/// The same where each piece takes a way across a network and back.
+const FAR_THREADS: usize = 16;
 const MOST_THREADS: usize = 64;
 
 /// What a job did.
@@ -29,6 +31,7 @@ pub struct Done {
 /// Runs `job`, which the user calls `verb`, to its end. SIGINT or SIGTERM cancels it.
 pub fn run(job: &Job, verb: &str, running: &Running) -> Result<Done> {
     let threads = match running.threads {
+        0 if open::is_far() => FAR_THREADS,
         0 => thread::available_parallelism().map_or(1, usize::from).min(USUAL_THREADS),
         more if more > MOST_THREADS => return Err(Error::Invalid(format!("at most {MOST_THREADS} threads"))),
         threads => threads,

@@ -52,7 +52,7 @@ pub fn rebase(arguments: &Rebase) -> Result<()> {
     let child = opening.sidecar.as_deref().unwrap_or(&arguments.image);
     let parent = match arguments.parent.as_str() {
         "" => None,
-        hint => Some(ParentOf::open(child, hint, arguments.parent_format, opening.cache)?),
+        hint => Some(ParentOf::open(child, hint, arguments.parent_format, &opening.access)?),
     };
     if arguments.unchecked {
         return relink(arguments, child, parent.as_ref());
@@ -76,12 +76,12 @@ pub fn rebase(arguments: &Rebase) -> Result<()> {
 
 /// Changes the link alone. The old parent is not looked at: it may be gone.
 fn relink(arguments: &Rebase, child: &Path, parent: Option<&ParentOf>) -> Result<()> {
-    let cache = arguments.opening.cache;
-    let file = open::file(child, true, cache, Some(LockMode::Exclusive))?;
+    let access = &arguments.opening.access;
+    let file = open::storage(child, true, access, Some(LockMode::Exclusive))?;
     let options = OpenOptions { write: true, ignore_marks: arguments.opening.ignore_marks, ..OpenOptions::default() };
     let image = match arguments.opening.sidecar {
         Some(_) => {
-            let volume = open::file(&arguments.image, true, cache, Some(LockMode::Exclusive))?;
+            let volume = open::storage(&arguments.image, true, access, Some(LockMode::Exclusive))?;
             Image::open_sidecar(file, volume, open::host(), &options)?
         }
         None => Image::open(file, open::host(), &options)?,

@@ -4,9 +4,10 @@ use super::Server;
 use super::background::Background;
 use super::batch::{Arena, Batch};
 use crate::nbd::inbox::Inbox;
+use crate::nbd::socket::write_all;
 use crate::nbd::{Answer, Flaw, Handshake, Replies, Socket, Terms, Transmission};
 use crate::sync::{Mutex, lock};
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::IoSlice;
 use std::net::Shutdown;
 use std::thread;
 use std::time::Instant;
@@ -145,17 +146,4 @@ impl Outlet<'_> {
         }
         sent.is_ok()
     }
-}
-
-fn write_all(socket: &dyn Socket, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        match socket.write(slices) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => IoSlice::advance_slices(&mut slices, count),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

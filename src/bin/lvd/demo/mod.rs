@@ -4,7 +4,7 @@
 mod guest;
 mod model;
 
-use crate::args::{Cache, Demo, Format, Opening, OutputFormat, Running};
+use crate::args::{Access, Demo, Format, Opening, OutputFormat, Running};
 use crate::create::ParentOf;
 use crate::open::{Disk, Target, host};
 use crate::run::{self, Done};
@@ -14,7 +14,6 @@ use lvd::chain::{Chain, ChainOptions, RawDevice};
 use lvd::image::CreateOptions;
 use lvd::jobs::{self, Job};
 use lvd::live::{self, LiveMirror};
-use lvd::storage::Storage;
 use lvd::units::Size;
 use lvd::{BlockDevice, Error, Result};
 use model::{Model, Random, SECTOR};
@@ -88,7 +87,7 @@ impl Story {
     /// A raw disk, half of it holes, becomes a complete image.
     fn base(&self) -> Result<Model> {
         chapter("base.lvd", "a raw disk, half of it holes, is converted")?;
-        let raw = Target::open(&self.path("base.raw"), Cache::Writeback)?;
+        let raw = Target::open(&self.path("base.raw"), &Access::default())?;
         raw.storage().set_size(self.size)?;
         let device = RawDevice::new(raw.storage().clone(), true)?;
         let (begun, model) = (Instant::now(), Model::new(self.size));
@@ -112,13 +111,13 @@ impl Story {
     fn overlay(&self) -> Result<Arc<live::Disk>> {
         let begun = Instant::now();
         let top = self.path("top.lvd");
-        let parent = ParentOf::open(&top, "base.lvd", None, Cache::Writeback)?;
+        let parent = ParentOf::open(&top, "base.lvd", None, &Access::default())?;
         let options = CreateOptions {
             virtual_size: parent.size(),
             parent: Some(parent.link(parent.size())?),
             ..CreateOptions::default()
         };
-        let target = Target::open(&top, Cache::Writeback)?;
+        let target = Target::open(&top, &Access::default())?;
         target.create(&options)?;
         let used = Size(target.storage().allocated()?.unwrap_or(0));
         drop((parent, target));
@@ -151,7 +150,7 @@ impl Story {
     /// A snapshot of what is in `below`, and its moment.
     fn put_on_top(&self, guest: &Guest, below: &str, name: &str) -> Result<Moment> {
         let begun = Instant::now();
-        let overlay = Target::open(&self.path(name), Cache::Writeback)?;
+        let overlay = Target::open(&self.path(name), &Access::default())?;
         let take = || guest.disk().snapshot(overlay.storage().clone(), below.to_owned(), GRANULARITY_SHIFT);
         let ((), moment) = guest.moment(take)?;
         line("taken", &format!("in {:.1} ms", begun.elapsed().as_secs_f64() * 1000.0))?;
@@ -234,12 +233,12 @@ impl Story {
 
     /// A new file that a disk is copied into.
     fn copy_target(&self, name: &str, format: OutputFormat) -> Result<Chain> {
-        let target = Target::open(&self.path(name), Cache::Writeback)?;
+        let target = Target::open(&self.path(name), &Access::default())?;
         match format {
             OutputFormat::Lvd => {
                 let options = CreateOptions { virtual_size: self.size, copy_mark: true, ..CreateOptions::default() };
                 target.create(&options)?;
-                target.chain(Cache::Writeback)
+                target.chain(&Access::default())
             }
             OutputFormat::Raw => {
                 target.storage().set_size(self.size)?;
