@@ -6,5 +6,6 @@ mod client;
 mod common;
 mod hostile;
 mod peers;
+mod remote;
 mod serve;
 mod transcripts;

@@ -159,9 +159,8 @@ impl Link {
                 State::Connecting => state = wait(&self.changed, state),
                 State::Down { since, tried, why } => {
                     let patience = since.elapsed() < self.options.reconnect;
-                    // A server that lost changes which nobody else has is another one.
-                    let hopeless = self.options.write && self.options.reconnect.is_zero();
-                    if hopeless || !patience && tried.elapsed() < Duration::from_secs(1) {
+                    let soon = tried.elapsed() < Duration::from_secs(1);
+                    if self.options.reconnect.is_zero() || !patience && soon {
                         return Err(failed(&self.name, why));
                     }
                     break *since;

@@ -38,7 +38,7 @@ pub struct Options {
     /// Most connections, where the server allows several.
     pub connections: usize,
     /// How long requests wait for a server that is gone to come back. What it may have acknowledged and not made durable
-    /// is kept for it meanwhile. With zero they fail, and so does every later one of an export that is written to.
+    /// is kept for it meanwhile. With zero they fail, and so does every later one.
     pub reconnect: Duration,
 }
 

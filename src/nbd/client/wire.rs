@@ -46,7 +46,7 @@ impl From<io::Error> for Loss {
     fn from(error: io::Error) -> Loss {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Loss::Host("the server does not answer".into()),
-            ErrorKind::UnexpectedEof => Loss::Ended,
+            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Loss::Ended,
             _ => Loss::Host(error.to_string()),
         }
     }

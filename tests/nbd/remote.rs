@@ -1,0 +1,611 @@
+//! The NBD client against servers in this process: what it reads and writes, what it makes of servers that mean harm, and
+//! what becomes of its requests when a server goes.
+
+use crate::common::Random;
+use lvd::device::{BlockDevice, Extent, ExtentKind};
+use lvd::nbd::client::{Connector, NbdStorage, Options};
+use lvd::nbd::proto::*;
+use lvd::nbd::server::{self, Server};
+use lvd::nbd::{Export, ExportDevice, Exports, Socket};
+use lvd::storage::Storage;
+use lvd::{Error, Result};
+use proptest::prelude::*;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+const SIZE: usize = 256 << 10;
+const UNIT: u64 = 4096;
+
+/// A disk with a cache that a power cut empties.
+#[derive(Debug, Clone)]
+struct Disk(Arc<Mutex<Bytes>>);
+
+#[derive(Debug)]
+struct Bytes {
+    cache: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+impl Disk {
+    fn new(bytes: Vec<u8>) -> Disk {
+        Disk(Arc::new(Mutex::new(Bytes { cache: bytes.clone(), durable: bytes })))
+    }
+
+    fn cut_power(&self) {
+        let mut bytes = self.0.lock().unwrap();
+        bytes.cache = bytes.durable.clone();
+    }
+
+    fn content(&self) -> Vec<u8> {
+        self.0.lock().unwrap().cache.clone()
+    }
+
+    fn durable(&self) -> Vec<u8> {
+        self.0.lock().unwrap().durable.clone()
+    }
+
+    fn with<T>(&self, range: Range<u64>, work: impl FnOnce(&mut [u8]) -> T) -> Result<T> {
+        let mut bytes = self.0.lock().unwrap();
+        let place = bytes.cache.get_mut(range.start as usize..range.end as usize);
+        Ok(work(place.ok_or_else(|| Error::Invalid("outside".into()))?))
+    }
+}
+
+impl BlockDevice for Disk {
+    fn size(&self) -> u64 {
+        self.0.lock().unwrap().cache.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.with(offset..offset + buffer.len() as u64, |bytes| buffer.copy_from_slice(bytes))
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.with(offset..offset + data.len() as u64, |bytes| bytes.copy_from_slice(data))
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, _: bool) -> Result<()> {
+        self.with(range, |bytes| bytes.fill(0))
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.write_zeroes(range, true)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let mut bytes = self.0.lock().unwrap();
+        bytes.durable = bytes.cache.clone();
+        Ok(())
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        let end = end.min((offset / UNIT + 1) * UNIT);
+        let zero = self.with(offset..end, |bytes| bytes.iter().all(|byte| *byte == 0))?;
+        let kind = if zero { ExtentKind::Zero } else { ExtentKind::Data };
+        Ok(Extent { range: offset..end, kind, present: true, depth: 0, place: None })
+    }
+}
+
+impl ExportDevice for Disk {
+    fn bitmap_run(&self, _: &str, _: u64, end: u64) -> Result<(bool, u64)> {
+        Ok((false, end))
+    }
+
+    fn zeroes_fast(&self) -> bool {
+        true
+    }
+}
+
+/// A server that can go and come again.
+struct Rig {
+    disk: Disk,
+    read_only: bool,
+    server: Mutex<Option<Arc<Server>>>,
+}
+
+impl Rig {
+    fn new(disk: Disk, read_only: bool) -> Arc<Rig> {
+        let rig = Arc::new(Rig { disk, read_only, server: Mutex::default() });
+        rig.start();
+        rig
+    }
+
+    fn start(&self) {
+        let (read_only, device) = (self.read_only, Arc::new(self.disk.clone()));
+        let (name, description) = ("disk".into(), String::new());
+        let export = Export { name, description, read_only, bitmaps: Vec::new(), device };
+        let options = server::Options { grace: Duration::ZERO, ..server::Options::default() };
+        let server = Server::new(Exports::new(vec![export]).unwrap(), options, Box::new(|_| {}));
+        *self.server.lock().unwrap() = Some(server);
+    }
+
+    /// Nobody answers until [`start`](Self::start); requests under way may or may not have been carried out.
+    fn stop(&self) {
+        let server = self.server.lock().unwrap().take();
+        server.expect("running").stop();
+    }
+
+    fn connector(self: &Arc<Rig>) -> Connector {
+        let rig = self.clone();
+        Box::new(move || {
+            let server = rig.server.lock().unwrap().clone().ok_or(io::ErrorKind::ConnectionRefused)?;
+            let (ours, theirs) = UnixStream::pair()?;
+            server.serve(Arc::new(theirs))?;
+            Ok(Arc::new(ours))
+        })
+    }
+
+    fn client(self: &Arc<Rig>, options: Options) -> NbdStorage {
+        NbdStorage::connect("remote".into(), "disk".into(), self.connector(), options).expect("connected")
+    }
+}
+
+fn writing(connections: usize, reconnect: Duration) -> Options {
+    Options { write: true, connections, reconnect }
+}
+
+const PATIENT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Read(Vec<Range<u64>>),
+    Write(Vec<Range<u64>>, u8),
+    Punch(Range<u64>),
+    Zeroes(Range<u64>),
+    NextData(Range<u64>),
+    Sync,
+}
+
+fn range() -> impl Strategy<Value = Range<u64>> {
+    (0..SIZE as u64, 0u64..40_000).prop_map(|(start, length)| start..(start + length).min(SIZE as u64))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Pieces of one batch are apart: those that are not may be written in either order.
+    let apart = |mut ranges: Vec<Range<u64>>| {
+        ranges.sort_by_key(|range| range.start);
+        ranges.dedup_by(|later, earlier| later.start < earlier.end);
+        ranges
+    };
+    prop_oneof![
+        prop::collection::vec(range(), 0..5).prop_map(Step::Read),
+        (prop::collection::vec(range(), 0..5).prop_map(apart), 1u8..)
+            .prop_map(|(ranges, byte)| Step::Write(ranges, byte)),
+        range().prop_map(Step::Punch),
+        range().prop_map(Step::Zeroes),
+        range().prop_map(Step::NextData),
+        Just(Step::Sync),
+    ]
+}
+
+fn place(range: &Range<u64>) -> Range<usize> {
+    range.start as usize..range.end as usize
+}
+
+fn play(client: &NbdStorage, model: &mut [u8], step: &Step) {
+    match step {
+        Step::Read(ranges) => {
+            let mut buffers: Vec<Vec<u8>> = ranges.iter().map(|range| vec![0xee; place(range).len()]).collect();
+            let starts = ranges.iter().map(|range| range.start);
+            let mut pieces: Vec<_> = starts.zip(buffers.iter_mut().map(|buffer| &mut buffer[..])).collect();
+            client.read_batch(&mut pieces).unwrap();
+            for (range, buffer) in ranges.iter().zip(&buffers) {
+                assert!(buffer == &model[place(range)], "{range:?}");
+            }
+        }
+        Step::Write(ranges, byte) => {
+            let data: Vec<Vec<u8>> = ranges.iter().map(|range| vec![*byte; place(range).len()]).collect();
+            let pieces: Vec<_> = ranges.iter().zip(&data).map(|(range, data)| (range.start, &data[..])).collect();
+            client.write_batch(&pieces).unwrap();
+            ranges.iter().for_each(|range| model[place(range)].fill(*byte));
+        }
+        Step::Punch(range) => {
+            client.punch(range.clone()).unwrap();
+            model[place(range)].fill(0);
+        }
+        Step::Zeroes(range) => {
+            client.write_zeroes(range.clone()).unwrap();
+            model[place(range)].fill(0);
+        }
+        Step::NextData(range) => {
+            let found = client.next_data(range.clone()).unwrap().unwrap_or(range.end..range.end);
+            assert!(range.start <= found.start && found.end <= range.end, "{found:?} of {range:?}");
+            let skipped = &model[place(&(range.start..found.start))];
+            assert!(skipped.iter().all(|byte| *byte == 0), "{found:?} leaves out data of {range:?}");
+        }
+        Step::Sync => client.sync().unwrap(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_is_the_disk(steps in prop::collection::vec(step(), 1..30), connections in 1usize..4) {
+        let mut model = vec![0; SIZE];
+        Random::new(1).bytes(SIZE / 2).iter().zip(&mut model).for_each(|(byte, place)| *place = *byte);
+        let rig = Rig::new(Disk::new(model.clone()), false);
+        let client = rig.client(writing(connections, PATIENT));
+        for step in &steps {
+            play(&client, &mut model, step);
+        }
+        prop_assert!(rig.disk.content() == model);
+        client.sync().unwrap();
+        prop_assert!(rig.disk.durable() == model);
+    }
+
+    /// The server goes between the steps and loses what was not flushed; nobody notices.
+    #[test]
+    fn a_server_that_loses_its_cache_gets_it_again(
+        steps in prop::collection::vec((step(), prop::bool::weighted(0.2)), 1..20)
+    ) {
+        let mut model = vec![0; SIZE];
+        let rig = Rig::new(Disk::new(model.clone()), false);
+        let client = rig.client(writing(2, PATIENT));
+        for (step, cut) in &steps {
+            if *cut {
+                rig.stop();
+                rig.disk.cut_power();
+                rig.start();
+            }
+            play(&client, &mut model, step);
+        }
+        client.sync().unwrap();
+        prop_assert!(rig.disk.durable() == model);
+    }
+}
+
+#[test]
+fn past_the_end_there_are_zeros_and_nothing_can_be_written() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
+    let client = rig.client(writing(1, PATIENT));
+    let mut buffer = [1; 6];
+    client.read_at(&mut buffer, 9_996).unwrap();
+    assert_eq!(buffer, [7, 7, 7, 7, 0, 0]);
+    client.read_at(&mut buffer, u64::MAX - 2).unwrap();
+    assert_eq!(buffer, [0; 6]);
+    assert!(matches!(client.write_at(&[1; 6], 9_996), Err(Error::Invalid(_))));
+    assert!(matches!(client.set_size(20_000), Err(Error::Denied(_))));
+    client.set_size(10_000).unwrap();
+}
+
+#[test]
+fn a_read_only_export_is_only_read() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), true);
+    let error = NbdStorage::connect("remote".into(), "disk".into(), rig.connector(), writing(1, PATIENT));
+    assert_eq!(error.unwrap_err().to_string(), "remote: the server lets nobody write to it");
+    let client = rig.client(Options::default());
+    assert!(client.read_only());
+    assert!(matches!(client.write_at(&[1], 0), Err(Error::Denied(_))));
+    client.sync().unwrap();
+}
+
+/// Many threads share one connection, on which megabytes go both ways: nobody waits for a server that waits for them.
+#[test]
+fn threads_share_a_connection() {
+    const PART: u64 = 2 << 20;
+    for connections in [1, 3] {
+        let rig = Rig::new(Disk::new(vec![0; 8 * PART as usize]), false);
+        let client = rig.client(writing(connections, PATIENT));
+        thread::scope(|scope| {
+            for thread in 0..8u64 {
+                let client = &client;
+                scope.spawn(move || {
+                    let (mut random, start) = (Random::new(thread), thread * PART);
+                    let mut model = vec![0; PART as usize];
+                    for _ in 0..20 {
+                        let pieces: Vec<(u64, Vec<u8>)> =
+                            (0..4).map(|piece| (piece * (PART / 4), random.bytes(PART as usize / 5))).collect();
+                        let writes: Vec<(u64, &[u8])> =
+                            pieces.iter().map(|(at, data)| (start + at, &data[..])).collect();
+                        client.write_batch(&writes).unwrap();
+                        for (at, data) in &pieces {
+                            model[*at as usize..][..data.len()].copy_from_slice(data);
+                        }
+                        let mut all = vec![0; PART as usize];
+                        let mut reads: Vec<(u64, &mut [u8])> = all
+                            .chunks_mut(10_000)
+                            .enumerate()
+                            .map(|(index, chunk)| (start + index as u64 * 10_000, chunk))
+                            .collect();
+                        client.read_batch(&mut reads).unwrap();
+                        assert!(all == model, "thread {thread} reads something else");
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// The server goes again and again, and loses its cache each time, while four threads write and flush.
+#[test]
+fn nothing_that_was_acknowledged_is_lost() {
+    const PART: u64 = 64 << 10;
+    let rig = Rig::new(Disk::new(vec![0; 4 * PART as usize]), false);
+    let client = rig.client(writing(3, PATIENT));
+    let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..4u64)
+            .map(|thread| {
+                let (client, done, stop) = (&client, &done, &stop);
+                scope.spawn(move || {
+                    let (mut random, start) = (Random::new(thread), thread * PART);
+                    let mut model = vec![0; PART as usize];
+                    while !stop.load(Ordering::Relaxed) {
+                        let (at, length) = (random.below(PART - 8192), random.below(8192));
+                        let data = random.bytes(length as usize);
+                        client.write_at(&data, start + at).unwrap();
+                        model[at as usize..][..data.len()].copy_from_slice(&data);
+                        let mut read = vec![0; PART as usize];
+                        client.read_at(&mut read, start).unwrap();
+                        assert!(read == model, "something acknowledged is gone");
+                        if random.below(8) == 0 {
+                            client.sync().unwrap();
+                        }
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    model
+                })
+            })
+            .collect();
+        for _ in 0..8 {
+            let before = done.load(Ordering::Relaxed);
+            while done.load(Ordering::Relaxed) < before + 20 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            rig.stop();
+            rig.disk.cut_power();
+            rig.start();
+        }
+        stop.store(true, Ordering::Relaxed);
+        let model: Vec<u8> = writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
+        client.sync().unwrap();
+        assert!(rig.disk.durable() == model);
+    });
+}
+
+#[test]
+fn without_patience_a_lost_server_is_an_error() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
+    let client = rig.client(writing(1, Duration::ZERO));
+    client.write_at(&[1; 10], 0).unwrap();
+    rig.stop();
+    rig.disk.cut_power();
+    rig.start();
+    // A server that comes after it may lack what the first one acknowledged: nobody is told that all is well.
+    for _ in 0..2 {
+        let error = client.sync().unwrap_err().to_string();
+        assert!(error.starts_with("remote: no connection: the server"), "{error}");
+    }
+}
+
+#[test]
+fn patience_ends_and_the_server_may_come_later() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
+    let client = rig.client(writing(1, Duration::from_millis(300)));
+    client.write_at(&[1; 10], 0).unwrap();
+    rig.stop();
+    let error = client.read_at(&mut [0], 0).unwrap_err().to_string();
+    assert!(error.starts_with("remote: no connection: "), "{error}");
+    rig.disk.cut_power();
+    rig.start();
+    thread::sleep(Duration::from_millis(1100));
+    client.sync().unwrap();
+    assert_eq!(rig.disk.durable()[..11], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7]);
+}
+
+#[test]
+fn another_disk_in_its_place_is_refused() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
+    let client = rig.client(writing(1, PATIENT));
+    rig.stop();
+    rig.disk.0.lock().unwrap().cache.push(0);
+    rig.start();
+    let error = client.read_at(&mut [0], 0).unwrap_err().to_string();
+    assert_eq!(error, "remote: no connection: another export is in its place");
+}
+
+/// A server of these bytes, which then hears what the client says until it goes.
+fn script(bytes: Vec<u8>) -> Connector {
+    Box::new(move || {
+        let (ours, mut theirs) = UnixStream::pair()?;
+        let bytes = bytes.clone();
+        thread::spawn(move || {
+            let _ = theirs.write_all(&bytes);
+            let _ = theirs.shutdown(std::net::Shutdown::Write);
+            let _ = io::copy(&mut theirs, &mut io::sink());
+        });
+        Ok(Arc::new(ours) as Arc<dyn Socket>)
+    })
+}
+
+/// Numbers as wide as their digits say, big endian; anything that begins with a quotation mark is text.
+fn bytes(fields: &str) -> Vec<u8> {
+    let field = |field: &str| match field.strip_prefix('\'') {
+        Some(text) => text.as_bytes().to_vec(),
+        None => (0..field.len()).step_by(2).map(|at| u8::from_str_radix(&field[at..at + 2], 16).unwrap()).collect(),
+    };
+    fields.split_whitespace().flat_map(field).collect()
+}
+
+const GREETING: &str = "4e42444d41474943 49484156454f5054 0003 ";
+const STRUCTURED: &str = "0003e889045565a9 00000008 00000001 00000000 ";
+const NO_STRUCTURED: &str = "0003e889045565a9 00000008 80000001 00000000 ";
+const CONTEXT: &str = "0003e889045565a9 0000000a 00000004 00000013 00000005 'base:allocation \
+                       0003e889045565a9 0000000a 00000001 00000000 ";
+/// 1 MiB, with flush, FUA and zeroes.
+const GO: &str = "0003e889045565a9 00000007 00000003 0000000c 0000 0000000000100000 004d \
+                  0003e889045565a9 00000007 00000001 00000000 ";
+
+fn refused(parts: &[&str]) -> String {
+    let options = writing(1, Duration::ZERO);
+    let opened = NbdStorage::connect("remote".into(), "disk".into(), script(bytes(&parts.concat())), options);
+    opened.map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn handshakes_that_lead_nowhere() {
+    for (parts, why) in [
+        (&[""][..], "the server ended the connection"),
+        (&["'HTTP/1.1_400_Bad_Request"], "it is no NBD server"),
+        (&["4e42444d41474943 00420281861253 0000000000100000"], "the server speaks the protocol of before 2010"),
+        (&[GREETING, "0003e889045565a9 00000007 00000001 00000000"], "the server sent something that is no reply"),
+        (&[GREETING, "0003e889045565a8 00000008 00000001 00000000"], "the server sent something that is no reply"),
+        (
+            &[GREETING, "0003e889045565a9 00000008 00000001 00010001"],
+            "the server sent a message of an impossible length",
+        ),
+        (&[GREETING, "0003e889045565a9 00000008 80000005 00000000"], "the server wants TLS"),
+        (
+            &[GREETING, "0003e889045565a9 00000008 00000003 00000000"],
+            "the server sent a reply that its option does not have",
+        ),
+        (&[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 80000006 00000000"], "the server has no such export"),
+        (
+            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 80000002 00000005 'not ", "0a '!"],
+            "the server does not give the export: not\\n!",
+        ),
+        (
+            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 00000001 00000000"],
+            "the server sent a reply that its option does not have",
+        ),
+        (
+            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 00000003 00000004 0000 0000"],
+            "the server sent a reply that its option does not have",
+        ),
+        (
+            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 00000003 0000000e 0003 00000003 00001000 02000000"],
+            "the server's sizes of blocks make no sense",
+        ),
+    ] {
+        let error = refused(parts);
+        assert_eq!(error, format!("remote: no connection: {why}"), "{parts:?}");
+    }
+    let endless = "0003e889045565a9 00000007 00000003 0000000c 0000 0000000000100000 004d ".repeat(1100);
+    assert!(refused(&[GREETING, NO_STRUCTURED, &endless]).ends_with("the server sent too many replies"));
+    let huge = GO.replace("0000000000100000", "7fffffffffffffff");
+    assert!(refused(&[GREETING, NO_STRUCTURED, &huge]).ends_with("larger than any can be"));
+    let no_flush = GO.replace("004d", "0001");
+    assert!(refused(&[GREETING, NO_STRUCTURED, &no_flush]).ends_with("no way to make durable what is written to it"));
+}
+
+/// The client of a server that gives 1 MiB, and then says this.
+fn after(opening: &[&str], replies: &str) -> NbdStorage {
+    let connector = script(bytes(&format!("{}{replies}", opening.concat())));
+    NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).expect("connected")
+}
+
+#[test]
+fn handshakes_that_lead_somewhere() {
+    let mut buffer = [0; 4];
+    let simple = "67446698 00000000 0000000000000000 'four ";
+    // The greeting without the fixed newstyle has one option, and no reply but this; GO may be unknown.
+    for opening in [
+        &["4e42444d41474943 49484156454f5054 0002 ", "0000000000100000 0005 "][..],
+        &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 80000001 00000000 ", "0000000000100000 0005 "],
+        &[GREETING, NO_STRUCTURED, GO],
+    ] {
+        after(opening, simple).read_at(&mut buffer, 0).unwrap();
+        assert_eq!(&buffer, b"four");
+    }
+    let zeroes = "00".repeat(124);
+    after(&["4e42444d41474943 49484156454f5054 0000 ", "0000000000100000 0005 ", &zeroes], simple)
+        .read_at(&mut buffer, 0)
+        .unwrap();
+    // No contexts; chunks in any order.
+    let none = "0003e889045565a9 0000000a 80000001 00000000 ";
+    let chunks = "668e33ef 0000 0002 0000000000000000 0000000c 0000000000000002 00000002 \
+                  668e33ef 0001 0001 0000000000000000 0000000a 0000000000000000 'to ";
+    after(&[GREETING, STRUCTURED, none, GO], chunks).read_at(&mut buffer, 0).unwrap();
+    assert_eq!(&buffer, b"to\0\0");
+}
+
+#[test]
+fn replies_that_are_none() {
+    let structured = [GREETING, STRUCTURED, CONTEXT, GO];
+    for (replies, why) in [
+        ("", "the server ended the connection"),
+        ("67446699 00000000 0000000000000000", "the server sent something that is no reply"),
+        // A simple reply to a read, though structured ones were agreed upon.
+        ("67446698 00000000 0000000000000000 'four", "the server sent a chunk that its request does not have"),
+        ("668e33ef 0001 0000 0000000000000001 00000000", "the server answered what was not asked"),
+        ("668e33ef 0001 0000 0000000000010000 00000000", "the server answered what was not asked"),
+        ("668e33ef 0001 0000 0000000000000000 00000000", "the server left out some of what was asked for"),
+        ("668e33ef 0001 0000 0000000000000000 00000001 00", "the server sent a message of an impossible length"),
+        ("668e33ef 0001 0003 0000000000000000 00000000", "the server sent a chunk that its request does not have"),
+        ("668e33ef 0001 0001 0000000000000000 00000004 00000000", "the server sent a message of an impossible length"),
+        ("668e33ef 0001 0001 0000000000000000 ffffffff", "the server sent a message of an impossible length"),
+        // More than was asked for, beside it, all of it twice, and nothing.
+        (
+            "668e33ef 0001 0001 0000000000000000 0000000d 0000000000000000 'fours",
+            "the server sent data that was not asked for",
+        ),
+        (
+            "668e33ef 0001 0001 0000000000000000 0000000c 0000000000000001 'four",
+            "the server sent data that was not asked for",
+        ),
+        (
+            "668e33ef 0001 0001 0000000000000000 0000000c ffffffffffffffff 'four",
+            "the server sent data that was not asked for",
+        ),
+        (
+            "668e33ef 0000 0002 0000000000000000 0000000c 0000000000000000 00000003 \
+             668e33ef 0001 0002 0000000000000000 0000000c 0000000000000000 00000001",
+            "the server sent data that was not asked for",
+        ),
+        (
+            "668e33ef 0000 0002 0000000000000000 0000000c 0000000000000000 00000000",
+            "the server sent data that was not asked for",
+        ),
+        (
+            "668e33ef 0001 0005 0000000000000000 0000000c 00000005 00001000 00000000",
+            "the server sent a chunk that its request does not have",
+        ),
+        ("668e33ef 0001 0005 0000000000000000 00000004 00000005", "the server sent a message of an impossible length"),
+    ] {
+        let error = after(&structured, replies).read_at(&mut [0; 4], 0).unwrap_err().to_string();
+        assert_eq!(error, format!("remote: no connection: {why}"), "{replies}");
+    }
+    let error = "668e33ef 0001 8001 0000000000000000 0000000b 00000005 0005 'bad\u{1b}! ";
+    let error = after(&structured, error).read_at(&mut [0; 4], 0).unwrap_err().to_string();
+    assert_eq!(error, "remote: cannot read: the server says: input/output error (bad\\u{1b}!)");
+    let full = after(&[GREETING, NO_STRUCTURED, GO], "67446698 0000001c 0000000000000000");
+    assert!(matches!(full.write_at(&[1], 0), Err(Error::NoSpace { .. })));
+}
+
+/// What a server says of holes may go past the disk or be nothing at all; it never makes data of zeros or an endless loop.
+#[test]
+fn statuses_that_go_too_far() {
+    let structured = [GREETING, STRUCTURED, CONTEXT, GO];
+    let status = |descriptors: &str| {
+        let length = 4 + descriptors.split_whitespace().map(|field| field.len() / 2).sum::<usize>();
+        format!("668e33ef 0001 0005 0000000000000000 {length:08x} 00000005 {descriptors}")
+    };
+    let first_data = |replies: &str| after(&structured, replies).next_data(0..1 << 20);
+    assert_eq!(first_data(&status("ffffffff 00000003")).unwrap(), None);
+    assert_eq!(first_data(&status("00001000 00000003 ffffffff 00000000")).unwrap(), Some(0x1000..1 << 20));
+    // A descriptor of no length says nothing.
+    assert_eq!(first_data(&status("00000000 00000003")).unwrap(), Some(0..1 << 20));
+    let holes = "00000001 00000003 00000001 00000000 ".repeat(1000);
+    assert_eq!(first_data(&status(&holes)).unwrap(), Some(1..2));
+}
+
+/// A server that reads nothing and sends nothing is not waited for without end.
+#[test]
+fn a_silent_server_is_not_waited_for() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(&bytes(GREETING)).unwrap();
+    let ours = Arc::new(ours);
+    ours.set_timeout(Some(Duration::from_millis(1))).unwrap();
+    let begun = std::time::Instant::now();
+    let connector: Connector = Box::new(move || Ok(ours.clone()));
+    let error = NbdStorage::connect("remote".into(), "disk".into(), connector, Options::default()).unwrap_err();
+    assert_eq!(error.to_string(), "remote: no connection: the server does not answer");
+    assert!(begun.elapsed() >= Duration::from_secs(9), "it has ten seconds");
+    theirs.read_exact(&mut [0; 4]).expect("the client's flags");
+}
