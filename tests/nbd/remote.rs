@@ -609,3 +609,55 @@ fn a_silent_server_is_not_waited_for() {
     assert!(begun.elapsed() >= Duration::from_secs(9), "it has ten seconds");
     theirs.read_exact(&mut [0; 4]).expect("the client's flags");
 }
+
+/// A server that answers the first half of a batch of writes, and then sends what another caller reads before it takes the
+/// second half. The answer must not wait for the writer, who is still sending: nobody would read, and all would wait.
+#[test]
+fn nobody_waits_for_a_caller_that_sends() {
+    const LENGTH: usize = 4 << 20;
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    for timeout in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+        timeout(&theirs, Some(Duration::from_secs(20))).unwrap();
+    }
+    theirs.write_all(&bytes(&[GREETING, NO_STRUCTURED, &GO.replace("100000", "800000")].concat())).unwrap();
+    let ours = Arc::new(ours);
+    let connector: Connector = Box::new(move || Ok(ours.clone()));
+    let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).unwrap();
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut all = vec![0; LENGTH];
+            client.read_at(&mut all, 0).unwrap();
+            all
+        });
+        let head = || {
+            let mut bytes = [0; RequestHead::LENGTH];
+            (&theirs).read_exact(&mut bytes).unwrap();
+            RequestHead::parse(&bytes).unwrap()
+        };
+        // What the client said while it haggled.
+        let mut options = [0; 4 + 16 + 16 + 12];
+        (&theirs).read_exact(&mut options).unwrap();
+        let read = head();
+        let writer = scope.spawn(|| {
+            let data = vec![1; LENGTH / 2];
+            client.write_batch(&[(0, &data), (LENGTH as u64, &data)]).unwrap();
+        });
+        let done = |cookie| {
+            let mut bytes = Vec::new();
+            SimpleReply { magic: NBD_SIMPLE_REPLY_MAGIC, error: 0, cookie }.put(&mut bytes);
+            bytes
+        };
+        let write = || {
+            let head = head();
+            (&theirs).read_exact(&mut vec![0; head.length as usize]).unwrap();
+            head
+        };
+        let first = write();
+        (&theirs).write_all(&done(first.cookie)).unwrap();
+        (&theirs).write_all(&[done(read.cookie), vec![7; LENGTH]].concat()).expect("somebody reads");
+        let second = write();
+        (&theirs).write_all(&done(second.cookie)).unwrap();
+        writer.join().unwrap();
+        assert!(reader.join().unwrap() == vec![7; LENGTH]);
+    });
+}
