@@ -610,6 +610,15 @@ fn a_silent_server_is_not_waited_for() {
     theirs.read_exact(&mut [0; 4]).expect("the client's flags");
 }
 
+/// Ends a connection also when a test fails.
+struct HangUp<'a>(&'a UnixStream);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 /// A server that answers the first half of a batch of writes, and then sends what another caller reads before it takes the
 /// second half. The answer must not wait for the writer, who is still sending: nobody would read, and all would wait.
 #[test]
@@ -624,6 +633,7 @@ fn nobody_waits_for_a_caller_that_sends() {
     let connector: Connector = Box::new(move || Ok(ours.clone()));
     let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).unwrap();
     thread::scope(|scope| {
+        let _hang_up = HangUp(&theirs);
         let reader = scope.spawn(|| {
             let mut all = vec![0; LENGTH];
             client.read_at(&mut all, 0).unwrap();
