@@ -7,5 +7,6 @@ mod common;
 mod hostile;
 mod peers;
 mod remote;
+mod remote_peers;
 mod serve;
 mod transcripts;
