@@ -29,6 +29,15 @@ fn clients_of_an_nbd_server_say_anything() {
     }
 }
 
+#[test]
+fn servers_of_an_nbd_client_say_anything() {
+    for seed in 0..2000 {
+        if std::panic::catch_unwind(|| lvd::testing::nbd_client::play(&input(seed))).is_err() {
+            panic!("seed {seed}");
+        }
+    }
+}
+
 /// The first seed below `end` whose life breaks a law, and how. A panic counts.
 fn first_broken(end: u64) -> Option<(u64, String)> {
     (0..end).find_map(|seed| {

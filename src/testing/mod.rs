@@ -11,6 +11,7 @@
 //! | [`hostile`] | files made to be opened |
 //! | [`fuzz`] | lives of disks made up by a fuzzer |
 //! | [`nbd`] | the NBD server's side of the protocol, without sockets |
+//! | [`nbd_client`] | the NBD client, with a server that says anything |
 //! | [`live_script`] | what guests and jobs do to one disk, act by act |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
@@ -27,6 +28,7 @@ pub mod laws;
 pub mod live_script;
 pub mod model;
 pub mod nbd;
+pub mod nbd_client;
 pub mod pending;
 pub mod scenarios;
 pub mod sector;

@@ -258,10 +258,10 @@ impl Storage for NbdStorage {
     }
 
     fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
-        if self.link.offer().allocation.is_none() {
-            return Ok((!range.is_empty()).then_some(range));
-        }
         let end = range.end.min(self.link.offer().size);
+        if self.link.offer().allocation.is_none() {
+            return Ok((range.start < end).then_some(range.start..end));
+        }
         first_data(range.start..end, |offset| self.status(offset))
     }
 
