@@ -7,4 +7,5 @@ mod common;
 mod hostile;
 mod peers;
 mod serve;
+mod tls;
 mod transcripts;
