@@ -19,14 +19,30 @@ pub enum Answer {
     GoOn(usize),
     /// So many bytes are dealt with; transmission begins on these terms.
     Chosen(usize, Terms),
+    /// So many bytes are dealt with. TLS begins, and all bytes that come after them belong to it: the handshake goes on
+    /// with what TLS makes of them.
+    StartTls(usize),
     /// The client ends the session.
     Abort,
+}
+
+/// Whether a connection is encrypted. There is no server that leaves it to the client: whoever sits between the two could
+/// then say for either that it has no TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// It is not.
+    Off,
+    /// It is to be before anything else.
+    Required,
+    /// It is.
+    On,
 }
 
 /// One client's handshake.
 #[derive(Debug)]
 pub struct Handshake {
     exports: Arc<Exports>,
+    tls: Tls,
     /// The flags of the client, once they are there.
     flags: Option<u32>,
     options: u32,
@@ -39,14 +55,17 @@ pub struct Handshake {
 type Refusal = (u32, &'static str);
 
 const INVALID: Refusal = (NBD_REP_ERR_INVALID, "the data of the option makes no sense");
+const NO_TLS: Refusal = (NBD_REP_ERR_UNSUP, "this server has no TLS");
+const TLS_FIRST: Refusal = (NBD_REP_ERR_TLS_REQD, "this server wants TLS first");
+const TLS_AGAIN: Refusal = (NBD_REP_ERR_INVALID, "TLS has begun already");
 const UNKNOWN: Refusal = (NBD_REP_ERR_UNKNOWN, "no such export");
 
 impl Handshake {
     /// Begins: `out` gets the greeting.
-    pub fn new(exports: Arc<Exports>, out: &mut Vec<u8>) -> Handshake {
+    pub fn new(exports: Arc<Exports>, tls: Tls, out: &mut Vec<u8>) -> Handshake {
         let flags = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
         Greeting { magic: NBDMAGIC, newstyle: IHAVEOPT, flags }.put(out);
-        Handshake { exports, flags: None, options: 0, structured: false, contexts: None }
+        Handshake { exports, tls, flags: None, options: 0, structured: false, contexts: None }
     }
 
     /// Deals with the first message of `input`; `out` gets the replies. Bytes that it took are not shown again.
@@ -68,6 +87,14 @@ impl Handshake {
         self.options += 1;
         if self.options > MAX_OPTIONS {
             return Err(Flaw::Options);
+        }
+        let in_the_clear = [NBD_OPT_STARTTLS, NBD_OPT_ABORT].contains(&head.option);
+        if self.tls == Tls::Required && !in_the_clear {
+            if head.option == NBD_OPT_EXPORT_NAME {
+                return Err(Flaw::NoTls);
+            }
+            Reply { option: head.option, out }.refuse(TLS_FIRST);
+            return Ok(Answer::GoOn(length));
         }
         if head.option == NBD_OPT_EXPORT_NAME {
             let export = self.exports.find(data).cloned().ok_or(Flaw::NoExport)?;
@@ -100,8 +127,16 @@ impl Handshake {
             NBD_OPT_STRUCTURED_REPLY => Err(INVALID),
             NBD_OPT_LIST_META_CONTEXT => self.list_contexts(data, &mut reply),
             NBD_OPT_SET_META_CONTEXT => self.set_contexts(data, &mut reply),
-            // Where TLS will begin: nothing negotiated before it may count after it.
-            NBD_OPT_STARTTLS => Err((NBD_REP_ERR_UNSUP, "this server has no TLS")),
+            NBD_OPT_STARTTLS => match self.tls {
+                Tls::Off => Err(NO_TLS),
+                Tls::On => Err(TLS_AGAIN),
+                Tls::Required if !data.is_empty() => Err(INVALID),
+                Tls::Required => {
+                    reply.send(NBD_REP_ACK, &[]);
+                    self.forget();
+                    return Ok(Answer::StartTls(length));
+                }
+            },
             _ => Err((NBD_REP_ERR_UNSUP, "unknown option")),
         };
         match done {
@@ -109,6 +144,14 @@ impl Handshake {
             Err(refusal) => reply.refuse(refusal),
         }
         Ok(Answer::GoOn(length))
+    }
+
+    /// Begins anew behind TLS: anybody may have sent what came before it. The flags stay, as they are not sent again, and
+    /// options are counted on.
+    fn forget(&mut self) {
+        let Handshake { flags, options, .. } = *self;
+        let exports = self.exports.clone();
+        *self = Handshake { exports, tls: Tls::On, flags, options, structured: false, contexts: None };
     }
 
     fn client_flags(&mut self, input: &[u8]) -> Result<Answer, Flaw> {

@@ -21,6 +21,14 @@ impl Inbox {
         Inbox { room: vec![0; USUAL], start: 0, end: 0 }
     }
 
+    /// Begins with what has arrived already.
+    #[cfg(feature = "tls")]
+    pub(in crate::nbd) fn holding(bytes: &[u8]) -> Inbox {
+        let mut room = vec![0; USUAL.max(bytes.len())];
+        room[..bytes.len()].copy_from_slice(bytes);
+        Inbox { room, start: 0, end: bytes.len() }
+    }
+
     /// What is there.
     pub(in crate::nbd) fn bytes(&self) -> &[u8] {
         &self.room[self.start..self.end]

@@ -9,9 +9,10 @@
 //! | `transmission` | bytes of a client → requests, refused where they are wrong |
 //! | `replies` | results → bytes |
 //! | `socket`, `inbox` | a connection's byte stream, and what of it has arrived and is not dealt with |
+//! | `tls` | such a stream encrypted, and the certificates for it (feature `tls`) |
 //! | [`server`] | sockets and threads around them |
 //!
-//! All but the last three does no I/O of its own: bytes go in and come out, in pieces of any size. No count that a client
+//! All but the last four does no I/O of its own: bytes go in and come out, in pieces of any size. No count that a client
 //! sends is believed: each is held against a limit below before anything is done with it.
 
 pub mod client;
@@ -23,14 +24,16 @@ pub mod proto;
 mod replies;
 pub mod server;
 mod socket;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod transmission;
 mod uri;
 
 pub use context::Context;
 pub use export::{Export, ExportDevice, Exports};
-pub use handshake::{Answer, Handshake};
+pub use handshake::{Answer, Handshake, Tls};
 pub use replies::Replies;
-pub use socket::{Socket, prepare};
+pub use socket::{Socket, StartTls, prepare};
 pub use transmission::{Command, Parsed, Request, Terms, Transmission};
 pub use uri::{PORT, Place, Uri};
 
@@ -66,6 +69,9 @@ pub enum Flaw {
     /// `NBD_OPT_EXPORT_NAME` for an export that there is not: the option has no reply that says so.
     #[error("no such export")]
     NoExport,
+    /// `NBD_OPT_EXPORT_NAME` in the clear where TLS is required.
+    #[error("no TLS")]
+    NoTls,
     /// A write of more than [`MAX_PAYLOAD`] bytes.
     #[error("a write that is too long")]
     Payload,

@@ -2,11 +2,12 @@
 
 use super::uri::Place;
 use crate::sync::Arc;
+use std::fmt::Debug;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A byte stream that one thread reads while others write.
 pub trait Socket: Send + Sync {
@@ -33,6 +34,15 @@ pub trait Socket: Send + Sync {
     /// # Errors
     /// The host's.
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
+}
+
+/// TLS at a server's end: `tls::ServerTls`, or what another library makes of it.
+pub trait StartTls: Debug + Send + Sync {
+    /// Does the handshake of TLS, and returns what is encrypted from then on. `early` is what has arrived already.
+    ///
+    /// # Errors
+    /// `InvalidData` if the client is to blame; the host's; `WouldBlock` or `TimedOut` at `end`.
+    fn start(&self, socket: Arc<dyn Socket>, early: &[u8], end: Instant) -> io::Result<Arc<dyn Socket>>;
 }
 
 macro_rules! socket {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::nbd::proto::*;
 use crate::nbd::{
     Answer, Command, Export, ExportDevice, Exports, Flaw, Handshake, MAX_OPTION, MAX_PAYLOAD, Parsed, Replies, Request,
-    Transmission,
+    Tls, Transmission,
 };
 use crate::sync::{Arc, Mutex, lock};
 use crate::zeros;
@@ -108,6 +108,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Dialogue {
     phase: Phase,
+    tls: Tls,
     /// What has arrived and is not dealt with.
     inbox: Vec<u8>,
     /// What the server has sent.
@@ -122,11 +123,11 @@ pub struct Dialogue {
 
 impl Dialogue {
     /// Begins, with the server's greeting.
-    pub fn new(exports: Exports) -> Dialogue {
+    pub fn new(exports: Exports, tls: Tls) -> Dialogue {
         let mut sent = Vec::new();
-        let phase = Phase::Handshake(Handshake::new(Arc::new(exports), &mut sent));
+        let phase = Phase::Handshake(Handshake::new(Arc::new(exports), tls, &mut sent));
         let (inbox, events, cookies) = (Vec::new(), Vec::new(), VecDeque::new());
-        Dialogue { phase, inbox, sent, events, cookies, flaw: None, structured: false }
+        Dialogue { phase, tls, inbox, sent, events, cookies, flaw: None, structured: false }
     }
 
     /// Some bytes arrive from the client.
@@ -159,8 +160,21 @@ impl Dialogue {
                         assert!(wanted <= OptionHead::LENGTH + MAX_OPTION as usize, "wants {wanted} bytes");
                         None
                     }
-                    Ok(Answer::GoOn(taken)) => Some(taken),
+                    Ok(Answer::GoOn(taken)) => {
+                        let told = OptionReply::parse(&self.sent[before..]);
+                        let told = told.filter(|_| self.tls == Tls::Required).map(|reply| reply.reply);
+                        let harmless = [NBD_REP_ERR_TLS_REQD, NBD_REP_ERR_INVALID];
+                        assert!(told.is_none_or(|told| harmless.contains(&told)), "told without TLS: {told:x?}");
+                        Some(taken)
+                    }
+                    Ok(Answer::StartTls(_)) => {
+                        assert_eq!(self.tls, Tls::Required);
+                        self.tls = Tls::On;
+                        // All of it is for TLS. What is fed from here on has come out of it.
+                        Some(self.inbox.len())
+                    }
                     Ok(Answer::Chosen(taken, terms)) => {
+                        assert_ne!(self.tls, Tls::Required);
                         let (name, contexts) = (&terms.export.name, &terms.contexts);
                         self.events.push(format!("{name:?} {} {contexts:?}", terms.structured));
                         self.structured = terms.structured;
@@ -310,10 +324,12 @@ pub fn request(command: u16, flags: u16, cookie: u64, offset: u64, length: u32, 
     bytes
 }
 
-/// What the fuzz target does: the first byte says how the client begins, the second into which pieces its bytes fall.
+/// What the fuzz target does: the first byte says whether TLS is required and how the client begins, the second into
+/// which pieces its bytes fall.
 pub fn play(input: &[u8]) {
     let Some(([begin, pieces], bytes)) = input.split_first_chunk::<2>() else { return };
-    let mut dialogue = Dialogue::new(exports(96 << 10));
+    let tls = if *begin < 128 { Tls::Off } else { Tls::Required };
+    let mut dialogue = Dialogue::new(exports(96 << 10), tls);
     match begin % 3 {
         0 => {}
         kind => dialogue.feed(&opening(kind == 1)),

@@ -6,14 +6,13 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 /// A client of the export `disk` with structured replies and all its contexts.
-pub struct Client {
-    pub stream: UnixStream,
+pub struct Client<S = UnixStream> {
+    pub stream: S,
     cookies: u64,
 }
 
-/// Bytes of a greeting and of the replies to [`opening`].
-fn fetch_opening(stream: &mut UnixStream) {
-    stream.read_exact(&mut [0; 18]).expect("a greeting");
+/// The replies to [`opening`].
+fn fetch_opening(stream: &mut impl Read) {
     loop {
         let mut head = [0; OptionReply::LENGTH];
         stream.read_exact(&mut head).expect("a reply");
@@ -30,6 +29,16 @@ fn fetch_opening(stream: &mut UnixStream) {
 impl Client {
     pub fn new(mut stream: UnixStream) -> Client {
         stream.write_all(&opening(true)).expect("sent");
+        stream.read_exact(&mut [0; 18]).expect("a greeting");
+        fetch_opening(&mut stream);
+        Client { stream, cookies: 0 }
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// A client that has been greeted, and that has sent its flags.
+    pub fn greeted(mut stream: S) -> Client<S> {
+        stream.write_all(&opening(true)[4..]).expect("sent");
         fetch_opening(&mut stream);
         Client { stream, cookies: 0 }
     }

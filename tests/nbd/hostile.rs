@@ -16,20 +16,20 @@ use std::time::Duration;
 const SIZE: usize = 1 << 20;
 
 /// A server in this process, and what it has reported.
-struct Rig {
-    server: Arc<Server>,
-    told: Arc<Mutex<Vec<String>>>,
+pub struct Rig {
+    pub server: Arc<Server>,
+    pub told: Arc<Mutex<Vec<String>>>,
 }
 
 impl Rig {
-    fn new(options: Options) -> Rig {
+    pub fn new(options: Options) -> Rig {
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = told.clone();
         let report = Box::new(move |text: &str| heard.lock().unwrap().push(text.to_owned()));
         Rig { server: Server::new(exports(SIZE), options, report), told }
     }
 
-    fn connect(&self) -> UnixStream {
+    pub fn connect(&self) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         ours.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
         self.server.serve(Arc::new(theirs)).expect("a thread");
@@ -38,7 +38,7 @@ impl Rig {
 }
 
 /// Reads until the server hangs up.
-fn until_end(stream: &mut UnixStream) -> usize {
+pub fn until_end(stream: &mut UnixStream) -> usize {
     let (mut buffer, mut count) = (vec![0; 64 << 10], 0);
     loop {
         match stream.read(&mut buffer) {

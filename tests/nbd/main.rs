@@ -9,4 +9,5 @@ mod peers;
 mod remote;
 mod remote_peers;
 mod serve;
+mod tls;
 mod transcripts;

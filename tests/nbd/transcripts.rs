@@ -3,7 +3,7 @@
 //! A transcript has a line for each message, of hexadecimal numbers as wide as the protocol's fields, 'text', and
 //! `BYTE*COUNT`. Lines begin with S: for what the server sends and C: for what the client does.
 
-use lvd::nbd::Flaw;
+use lvd::nbd::{Flaw, Tls};
 use lvd::testing::nbd::{Dialogue, exports, opening, request};
 use proptest::prelude::*;
 
@@ -34,7 +34,12 @@ fn bytes(fields: &str) -> Vec<u8> {
 /// Plays a transcript and returns where it leads.
 #[track_caller]
 fn play(transcript: &str) -> Dialogue {
-    let mut dialogue = Dialogue::new(exports(64 * KIB));
+    play_with(Tls::Off, transcript)
+}
+
+#[track_caller]
+fn play_with(tls: Tls, transcript: &str) -> Dialogue {
+    let mut dialogue = Dialogue::new(exports(64 * KIB), tls);
     let mut heard = 0;
     for line in transcript.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (who, fields) = line.split_at(2);
@@ -185,9 +190,61 @@ fn clients_that_are_none_are_sent_away() {
     assert_eq!(after(&[SIMPLE], "C: 25609514 0000 0000 0000000000000001 00*12").flaw, Some(Flaw::Magic));
     let write = "C: 25609513 0000 0001 0000000000000001 0000000000000000 02000001";
     assert_eq!(after(&[SIMPLE], write).flaw, Some(Flaw::Payload));
-    let mut many = Dialogue::new(exports(64 * KIB));
+    let mut many = Dialogue::new(exports(64 * KIB), Tls::Off);
     many.feed(&[0, 0, 0, 3]);
     for _ in 0..=lvd::nbd::MAX_OPTIONS {
+        assert_eq!(many.flaw, None);
+        many.feed(&bytes("49484156454f5054 00000063 00000000"));
+    }
+    assert_eq!(many.flaw, Some(Flaw::Options));
+}
+
+const ENCRYPTED: &str = "
+    C: 49484156454f5054 00000005 00000000
+    S: 0003e889045565a9 00000005 00000001 00000000
+";
+
+/// Where TLS is required nothing is told before it, and nothing that was said before it counts.
+#[test]
+fn tls_before_anything_else() {
+    let tls = |parts: &[&str]| play_with(Tls::Required, &format!("{GREETING}{}", parts.join("\n")));
+    for (option, data) in [
+        ("00000003", "00000000"),
+        ("00000006", "0000000a 00000004 'disk' 0000"),
+        ("00000007", "0000000a 00000004 'disk' 0000"),
+        ("00000008", "00000000"),
+        ("00000009", "0000000c 00000004 'disk' 00000000"),
+        ("0000000a", "0000001f 00000004 'disk' 00000001 0000000f 'base:allocation'"),
+        ("deadbeef", "00000005 'hello'"),
+    ] {
+        let refused = format!(
+            "C: 49484156454f5054 {option} {data}
+             S: 0003e889045565a9 {option} 80000005 0000001b 'this server wants TLS first'"
+        );
+        // Not at first, and not again; then TLS begins, and the client has negotiated nothing.
+        let chosen = tls(&[&refused, &refused, ENCRYPTED, SIMPLE]);
+        assert_eq!(chosen.events.last().unwrap(), "\"disk\" false []");
+    }
+    let data = "C: 49484156454f5054 00000005 00000001 00
+                S: 0003e889045565a9 00000005 80000003 00000025 'the data of the option makes no sense'";
+    let again = "C: 49484156454f5054 00000005 00000000
+                 S: 0003e889045565a9 00000005 80000003 00000015 'TLS has begun already'";
+    tls(&[data, ENCRYPTED, again, STRUCTURED]);
+    let name = "C: 49484156454f5054 00000001 00000004 'disk'";
+    assert_eq!(tls(&[name]).flaw, Some(Flaw::NoTls));
+    assert!(!tls(&[ENCRYPTED, name, "S: 0000000000010000 0d6d"]).over());
+    let abort = "C: 49484156454f5054 00000002 00000000\n S: 0003e889045565a9 00000002 00000001 00000000";
+    let ended = tls(&[abort]);
+    assert!(ended.over() && ended.flaw.is_none());
+}
+
+/// Options are counted through TLS.
+#[test]
+fn tls_does_not_count_anew() {
+    let mut many = Dialogue::new(exports(64 * KIB), Tls::Required);
+    many.feed(&[0, 0, 0, 3]);
+    many.feed(&bytes("49484156454f5054 00000005 00000000"));
+    for _ in 1..=lvd::nbd::MAX_OPTIONS {
         assert_eq!(many.flaw, None);
         many.feed(&bytes("49484156454f5054 00000063 00000000"));
     }
@@ -357,7 +414,7 @@ fn read_only_exports_do_not_change() {
 /// A large read in which holes and data follow each other falls into chunks; with DF it does not.
 #[test]
 fn holes_within_a_read() {
-    let mut dialogue = Dialogue::new(exports(1024 * KIB));
+    let mut dialogue = Dialogue::new(exports(1024 * KIB), Tls::Off);
     dialogue.feed(&opening(true));
     dialogue.feed(&request(6, 0, 1, 0, 640 * KIB as u32, &[]));
     for (flags, lengths) in [(0, vec![12, 8 + 384 * KIB]), (4, vec![8 + 768 * KIB])] {
@@ -394,9 +451,9 @@ proptest! {
     /// Into which pieces a stream falls changes nothing.
     #[test]
     fn pieces_do_not_matter(stream in stream(), cuts in proptest::collection::vec(1..400usize, 1..20)) {
-        let mut whole = Dialogue::new(exports(96 * KIB));
+        let mut whole = Dialogue::new(exports(96 * KIB), Tls::Off);
         whole.feed(&stream);
-        let mut pieces = Dialogue::new(exports(96 * KIB));
+        let mut pieces = Dialogue::new(exports(96 * KIB), Tls::Off);
         let (mut rest, mut cuts) = (&stream[..], cuts.iter().cycle());
         while !rest.is_empty() {
             let (now, later) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));

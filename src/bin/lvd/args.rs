@@ -617,6 +617,13 @@ pub struct Serve {
     /// Keep in the top layer what clients read from below.
     #[arg(long, conflicts_with = "read_only")]
     pub copy_on_read: bool,
+    /// Require TLS, with server-cert.pem and server-key.pem of this directory.
+    #[arg(long, value_name = "DIR")]
+    pub tls_certificates: Option<PathBuf>,
+    /// Require certificates of clients too, of an authority in ca-cert.pem of that directory. Those in ca-crl.pem, if it
+    /// is there, are revoked.
+    #[arg(long, requires = "tls_certificates")]
+    pub tls_verify_peer: bool,
     /// Most clients at the same time; more wait.
     #[arg(short = 'e', long, value_name = "N", default_value_t = 100)]
     pub shared: usize,

@@ -109,7 +109,7 @@ impl Background {
     }
 
     /// Does tasks until there will be no more.
-    pub(super) fn run(&self, server: &Server, terms: &Terms, outlet: &Outlet<'_>) {
+    pub(super) fn run(&self, server: &Server, terms: &Terms, outlet: &Outlet) {
         let mut replies = Replies::new(terms.structured);
         while let Some(turn) = self.next() {
             match turn {

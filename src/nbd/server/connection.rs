@@ -5,9 +5,9 @@ use super::background::Background;
 use super::batch::{Arena, Batch};
 use crate::nbd::inbox::Inbox;
 use crate::nbd::socket::write_all;
-use crate::nbd::{Answer, Flaw, Handshake, Replies, Socket, Terms, Transmission};
-use crate::sync::{Mutex, lock};
-use std::io::IoSlice;
+use crate::nbd::{Answer, Flaw, Handshake, Replies, Socket, Terms, Tls, Transmission};
+use crate::sync::{Arc, Mutex, lock};
+use std::io::{ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::thread;
 use std::time::Instant;
@@ -15,12 +15,12 @@ use std::time::Instant;
 /// A client, from its first byte to its last.
 pub(super) struct Connection<'a> {
     server: &'a Server,
-    outlet: Outlet<'a>,
+    outlet: Outlet,
     inbox: Inbox,
 }
 
 impl<'a> Connection<'a> {
-    pub(super) fn new(server: &'a Server, socket: &'a dyn Socket) -> Connection<'a> {
+    pub(super) fn new(server: &'a Server, socket: Arc<dyn Socket>) -> Connection<'a> {
         let outlet = Outlet { socket, turn: Mutex::new(()) };
         Connection { server, outlet, inbox: Inbox::new() }
     }
@@ -40,7 +40,8 @@ impl<'a> Connection<'a> {
     fn handshake(&mut self) -> Result<Option<Terms>, Flaw> {
         let end = Instant::now() + self.server.options.handshake;
         let mut out = Vec::new();
-        let mut handshake = Handshake::new(self.server.exports.clone(), &mut out);
+        let tls = if self.server.options.tls.is_some() { Tls::Required } else { Tls::Off };
+        let mut handshake = Handshake::new(self.server.exports.clone(), tls, &mut out);
         loop {
             let answer = handshake.next(self.inbox.bytes(), &mut out);
             if !out.is_empty() {
@@ -51,11 +52,17 @@ impl<'a> Connection<'a> {
             }
             match answer? {
                 Answer::More(wanted) => {
-                    if !self.in_time(end) || !self.inbox.fill(self.outlet.socket, wanted).unwrap_or(false) {
+                    if !self.in_time(end) || !self.inbox.fill(&*self.outlet.socket, wanted).unwrap_or(false) {
                         return Ok(None);
                     }
                 }
                 Answer::GoOn(taken) => self.inbox.take(taken),
+                Answer::StartTls(taken) => {
+                    self.inbox.take(taken);
+                    if !self.start_tls(end) {
+                        return Ok(None);
+                    }
+                }
                 Answer::Abort => return Ok(None),
                 Answer::Chosen(taken, terms) => {
                     self.inbox.take(taken);
@@ -63,6 +70,23 @@ impl<'a> Connection<'a> {
                 }
             }
         }
+    }
+
+    /// Encrypts what follows. What has arrived behind the option goes to TLS, which takes nothing that is not encrypted,
+    /// and never on to the handshake: anybody may have put it there. False: the client is gone, or sent away.
+    fn start_tls(&mut self, end: Instant) -> bool {
+        let Some(tls) = &self.server.options.tls else { return false };
+        let early = std::mem::replace(&mut self.inbox, Inbox::new());
+        match tls.start(self.outlet.socket.clone(), early.bytes(), end) {
+            Ok(socket) => self.outlet.socket = socket,
+            Err(error) => {
+                if error.kind() == ErrorKind::InvalidData {
+                    (self.server.report)(&format!("a client was sent away: TLS: {error}"));
+                }
+                return false;
+            }
+        }
+        true
     }
 
     /// Has the next wait end by then. False if that is now.
@@ -83,7 +107,7 @@ impl<'a> Connection<'a> {
             loop {
                 let batch = Batch::of(transmission, inbox.bytes())?;
                 if batch.is_empty() {
-                    match inbox.fill(outlet.socket, batch.wanted) {
+                    match inbox.fill(&*outlet.socket, batch.wanted) {
                         Ok(true) => continue,
                         _ => return Ok(()),
                     }
@@ -127,12 +151,12 @@ impl Drop for Closing<'_> {
 }
 
 /// Where replies go out: those of one thread at a time.
-pub(super) struct Outlet<'a> {
-    socket: &'a dyn Socket,
+pub(super) struct Outlet {
+    socket: Arc<dyn Socket>,
     turn: Mutex<()>,
 }
 
-impl Outlet<'_> {
+impl Outlet {
     /// Sends all of it. False: the client is gone, and what it may still send counts no more.
     pub(super) fn send(&self, replies: &Replies, memory: &[u8]) -> bool {
         replies.is_empty() || self.write(&mut replies.slices(memory))
@@ -140,7 +164,7 @@ impl Outlet<'_> {
 
     fn write(&self, slices: &mut [IoSlice<'_>]) -> bool {
         let _turn = lock(&self.turn);
-        let sent = write_all(self.socket, slices);
+        let sent = write_all(&*self.socket, slices);
         if sent.is_err() {
             let _ = self.socket.shutdown(Shutdown::Both);
         }

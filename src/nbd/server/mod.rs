@@ -15,7 +15,7 @@ mod batch;
 mod connection;
 
 use super::proto::Errno;
-use super::{Exports, Socket};
+use super::{Exports, Socket, StartTls};
 use crate::error::Error;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 use connection::Connection;
@@ -30,7 +30,9 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// Most clients at the same time; more wait.
     pub clients: usize,
-    /// How long a client may take to choose an export.
+    /// TLS, which is then required.
+    pub tls: Option<Arc<dyn StartTls>>,
+    /// How long a client may take to choose an export, with the handshake of TLS.
     pub handshake: Duration,
     /// How long clients may take, once the server stops, to fetch the replies that are on their way.
     pub grace: Duration,
@@ -38,7 +40,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { clients: 100, handshake: Duration::from_secs(10), grace: Duration::from_secs(5) }
+        Options { clients: 100, tls: None, handshake: Duration::from_secs(10), grace: Duration::from_secs(5) }
     }
 }
 
@@ -90,7 +92,7 @@ impl Server {
         // Leaves also if the thread panics, or never was.
         let seat = Seat { server: self.clone(), number };
         let serve = move || {
-            if let Err(flaw) = Connection::new(&seat.server, &*socket).serve() {
+            if let Err(flaw) = Connection::new(&seat.server, socket).serve() {
                 (seat.server.report)(&format!("a client was sent away: {flaw}"));
             }
         };

@@ -22,6 +22,8 @@ const REST: Duration = Duration::from_millis(100);
 pub struct Place {
     pub listeners: Vec<Listener>,
     made: Vec<Made>,
+    /// With TLS: the directory of certificates, from the root.
+    certificates: Option<PathBuf>,
     /// Holds the socket of `--unix -`.
     _directory: Option<tempfile::TempDir>,
 }
@@ -35,7 +37,8 @@ struct Made {
 impl Place {
     /// Listens where the user says, and at the sockets that a service manager `handed` over.
     pub fn new(arguments: &Serve, handed: Vec<Listener>) -> Result<Place> {
-        let mut place = Place { listeners: handed, made: Vec::new(), _directory: None };
+        let certificates = arguments.tls_certificates.as_deref().map(absolute);
+        let mut place = Place { listeners: handed, made: Vec::new(), certificates, _directory: None };
         let temporary = arguments.unix.as_deref() == Some(Path::new("-"));
         let nowhere = arguments.unix.is_none() && arguments.tcp.is_none() && place.listeners.is_empty();
         if temporary || nowhere && arguments.run.is_some() {
@@ -56,7 +59,7 @@ impl Place {
             let addresses: Vec<SocketAddr> = with_port(address).to_socket_addrs().map_err(failed)?.collect();
             let listener = Listener::Tcp(TcpListener::bind(&*addresses).map_err(failed)?);
             if arguments.run.is_none() && addresses.iter().any(|address| address.port() == 0) {
-                output::line(listener.uri("")?)?;
+                output::line(place.uri(&listener, "")?)?;
             }
             place.listeners.push(listener);
         }
@@ -65,11 +68,28 @@ impl Place {
 
     fn listen_unix(&mut self, path: &Path) -> Result<()> {
         let listener = bind(path)?;
-        let absolute = std::path::absolute(path);
         let metadata = fs::symlink_metadata(path).map_err(|error| failed(path, error))?;
         self.made.push(Made { path: path.to_owned(), id: (metadata.dev(), metadata.ino()) });
-        self.listeners.push(Listener::Unix(listener, absolute.unwrap_or_else(|_| path.to_owned())));
+        self.listeners.push(Listener::Unix(listener, absolute(path)));
         Ok(())
+    }
+
+    /// The URI of an export, with the parameters of libnbd.
+    pub fn uri(&self, listener: &Listener, export: &str) -> Result<String> {
+        let export = escaped(export, "");
+        let scheme = if self.certificates.is_some() { "nbds" } else { "nbd" };
+        let parameter = |name: &str, path: &Path| format!("{name}={}", escaped(&path.to_string_lossy(), "/"));
+        let certificates = self.certificates.as_deref().map(|directory| parameter("tls-certificates", directory));
+        Ok(match listener {
+            Listener::Unix(_, path) => {
+                let parameters = [Some(parameter("socket", path)), certificates].into_iter().flatten();
+                format!("{scheme}+unix:///{export}?{}", parameters.collect::<Vec<_>>().join("&"))
+            }
+            Listener::Tcp(listener) => {
+                let certificates = certificates.map(|parameter| format!("?{parameter}")).unwrap_or_default();
+                format!("{scheme}://{}/{export}{certificates}", address(listener)?)
+            }
+        })
     }
 }
 
@@ -82,6 +102,10 @@ impl Drop for Place {
             }
         }
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn failed(path: &Path, error: io::Error) -> Error {
@@ -160,18 +184,7 @@ impl Listener {
         }
     }
 
-    /// The URI of an export.
-    pub fn uri(&self, export: &str) -> Result<String> {
-        let export = escaped(export, "");
-        Ok(match self {
-            Listener::Unix(_, path) => {
-                format!("nbd+unix:///{export}?socket={}", escaped(&path.to_string_lossy(), "/"))
-            }
-            Listener::Tcp(listener) => format!("nbd://{}/{export}", address(listener)?),
-        })
-    }
-
-    /// The same in QEMU's old words.
+    /// The name of an export in QEMU's old words.
     pub fn qemu_name(&self, export: &str) -> Result<String> {
         let name = match self {
             Listener::Unix(_, path) => format!("nbd:unix:{}", path.display()),

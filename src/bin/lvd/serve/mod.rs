@@ -10,7 +10,8 @@ use crate::{Outcome, output, signals};
 use listen::{Listener, Place};
 use lvd::live;
 use lvd::nbd::server::{Options, Server};
-use lvd::nbd::{Export, Exports};
+use lvd::nbd::tls::ServerTls;
+use lvd::nbd::{Export, Exports, StartTls};
 use lvd::{Error, Result};
 use std::io::Read;
 use std::path::Path;
@@ -81,8 +82,11 @@ fn file_name(path: &Path) -> String {
 }
 
 fn serve_until_end(arguments: &Serve, handed: Vec<Listener>, exports: Exports) -> Result<Outcome> {
+    let tls = arguments.tls_certificates.as_deref().map(|directory| {
+        ServerTls::load(directory, arguments.tls_verify_peer).map(|tls| Arc::new(tls) as Arc<dyn StartTls>)
+    });
+    let options = Options { clients: arguments.shared, tls: tls.transpose()?, ..Options::default() };
     let place = Place::new(arguments, handed)?;
-    let options = Options { clients: arguments.shared, ..Options::default() };
     let server = Server::new(exports, options, Box::new(output::complain));
     let (ends, end) = channel();
     wait_for_signal(ends.clone())?;
@@ -91,7 +95,7 @@ fn serve_until_end(arguments: &Serve, handed: Vec<Listener>, exports: Exports) -
     }
     if let Some(command) = &arguments.run {
         let export = arguments.exports.first().map_or("", String::as_str);
-        run::start(command, &place.listeners[0], export, ends.clone())?;
+        run::start(command, &place, export, ends.clone())?;
     }
     let end = end.recv().unwrap_or(End::Signal);
     server.stop();

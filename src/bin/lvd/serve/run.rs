@@ -1,6 +1,6 @@
 //! `--run`: a shell command beside the server, as nbdkit has it.
 
-use super::listen::Listener;
+use super::listen::Place;
 use super::{End, spawn};
 use crate::Outcome;
 use lvd::{Error, Result};
@@ -11,14 +11,15 @@ use std::process::{Command, ExitStatus};
 use std::sync::mpsc::Sender;
 
 /// Starts it; `ends` is told when it ends.
-pub fn start(command: &str, listener: &Listener, export: &str, ends: Sender<End>) -> Result<()> {
+pub fn start(command: &str, place: &Place, export: &str, ends: Sender<End>) -> Result<()> {
+    let listener = &place.listeners[0];
     let mut shell = Command::new("/bin/sh");
     shell
         .arg("-c")
         .arg(command)
         .env_remove("LISTEN_PID")
         .env_remove("LISTEN_FDS")
-        .env("uri", listener.uri(export)?)
+        .env("uri", place.uri(listener, export)?)
         .env("exportname", export);
     shell.env("unixsocket", listener.path().unwrap_or(Path::new(""))).env("nbd", listener.qemu_name(export)?);
     let mut child = shell.spawn().map_err(|error| Error::io("/bin/sh", "cannot run", error))?;
