@@ -33,9 +33,9 @@ pub use context::Context;
 pub use export::{Export, ExportDevice, Exports};
 pub use handshake::{Answer, Handshake, Tls};
 pub use replies::Replies;
-pub use socket::{Socket, StartTls, prepare};
+pub use socket::{Shutdown, Socket, StartTls, prepare};
 pub use transmission::{Command, Parsed, Request, Terms, Transmission};
-pub use uri::{PORT, Place, Uri};
+pub use uri::{PORT, Place, Tls as UriTls, Uri};
 
 /// Longest data of an option in bytes. A client that announces more is shown the door.
 pub const MAX_OPTION: u32 = 64 << 10;

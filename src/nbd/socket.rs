@@ -4,7 +4,8 @@ use super::uri::Place;
 use crate::sync::Arc;
 use std::fmt::Debug;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+pub use std::net::Shutdown;
+use std::net::TcpStream;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -36,12 +37,12 @@ pub trait Socket: Send + Sync {
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
 }
 
-/// TLS at a server's end: `tls::ServerTls`, or what another library makes of it.
+/// TLS at either end: `tls::ServerTls`, `tls::ClientTls`, or what another library makes of it.
 pub trait StartTls: Debug + Send + Sync {
     /// Does the handshake of TLS, and returns what is encrypted from then on. `early` is what has arrived already.
     ///
     /// # Errors
-    /// `InvalidData` if the client is to blame; the host's; `WouldBlock` or `TimedOut` at `end`.
+    /// `InvalidData` if the other end is to blame; the host's; `WouldBlock` or `TimedOut` at `end`.
     fn start(&self, socket: Arc<dyn Socket>, early: &[u8], end: Instant) -> io::Result<Arc<dyn Socket>>;
 }
 

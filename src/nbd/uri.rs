@@ -11,12 +11,21 @@ pub const PORT: u16 = 10809;
 /// An export of a server: `nbd://HOST[:PORT]/EXPORT`, `nbd+unix:///EXPORT?socket=PATH`, and the same with `nbds` for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
-    /// Whether the connection is to be under TLS.
-    pub tls: bool,
     /// Where the server listens.
     pub place: Place,
     /// The export's name; may be empty.
     pub export: String,
+    /// How the connection is encrypted, if it is.
+    pub tls: Option<Tls>,
+}
+
+/// What a URI says of TLS, with the parameters of libnbd.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `tls-certificates`: the directory of the certificates.
+    pub certificates: Option<PathBuf>,
+    /// `tls-hostname`: the name that the server's certificate must bear, if it is not the host's.
+    pub hostname: Option<String>,
 }
 
 /// Where a server listens.
@@ -52,10 +61,13 @@ impl Uri {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, export) = rest.split_once('/').unwrap_or((rest, ""));
         let decoded = |text: &str| unescaped(text).ok_or_else(|| wrong("has a % that is followed by no byte of UTF-8"));
+        let mut tls = tls.then(Tls::default);
         let mut socket = None;
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            match parameter.split_once('=') {
-                Some(("socket", path)) => socket = Some(PathBuf::from(decoded(path)?)),
+            match (parameter.split_once('='), &mut tls) {
+                (Some(("socket", path)), _) => socket = Some(PathBuf::from(decoded(path)?)),
+                (Some(("tls-certificates", path)), Some(tls)) => tls.certificates = Some(decoded(path)?.into()),
+                (Some(("tls-hostname", name)), Some(tls)) => tls.hostname = Some(decoded(name)?),
                 _ => return Err(wrong(&format!("{parameter:?} is not known here"))),
             }
         }
@@ -73,7 +85,16 @@ impl Uri {
         if export.len() > MAX_STRING {
             return Err(wrong("the export's name is too long"));
         }
-        Ok(Uri { tls, place, export })
+        Ok(Uri { place, export, tls })
+    }
+
+    /// The name that the server's certificate must bear.
+    pub fn server_name(&self) -> &str {
+        let named = self.tls.as_ref().and_then(|tls| tls.hostname.as_deref());
+        named.unwrap_or(match &self.place {
+            Place::Tcp(host, _) => host,
+            Place::Unix(_) => "localhost",
+        })
     }
 }
 
@@ -95,14 +116,25 @@ fn host_and_port(authority: &str) -> Option<(&str, u16)> {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, export) = (if self.tls { "nbds" } else { "nbd" }, escaped(&self.export, ""));
+        let (scheme, export) = (if self.tls.is_some() { "nbds" } else { "nbd" }, escaped(&self.export, ""));
+        let mut parameters = Vec::new();
         match &self.place {
-            Place::Tcp(host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}/{export}"),
-            Place::Tcp(host, port) => write!(f, "{scheme}://{host}:{port}/{export}"),
+            Place::Tcp(host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}/{export}")?,
+            Place::Tcp(host, port) => write!(f, "{scheme}://{}:{port}/{export}", escaped(host, ""))?,
             Place::Unix(path) => {
-                write!(f, "{scheme}+unix:///{export}?socket={}", escaped(&path.to_string_lossy(), "/"))
+                write!(f, "{scheme}+unix:///{export}")?;
+                parameters.push(("socket", path.to_string_lossy().into_owned()));
             }
         }
+        if let Some(Tls { certificates, hostname }) = &self.tls {
+            let directory = certificates.as_ref().map(|directory| directory.to_string_lossy().into_owned());
+            parameters.extend(directory.map(|directory| ("tls-certificates", directory)));
+            parameters.extend(hostname.clone().map(|name| ("tls-hostname", name)));
+        }
+        for ((name, value), before) in parameters.iter().zip(std::iter::once('?').chain(std::iter::repeat('&'))) {
+            write!(f, "{before}{name}={}", escaped(value, "/"))?;
+        }
+        Ok(())
     }
 }
 
@@ -150,7 +182,8 @@ mod tests {
             ("nbd+unix:///?socket=/run/a%20b", false, Place::Unix("/run/a b".into()), ""),
             ("nbds+unix:///x?socket=s", true, Place::Unix("s".into()), "x"),
         ] {
-            assert_eq!(Uri::parse(text).unwrap(), Uri { tls, place, export: export.into() }, "{text}");
+            let tls = tls.then(Tls::default);
+            assert_eq!(Uri::parse(text).unwrap(), Uri { place, export: export.into(), tls }, "{text}");
         }
     }
 
@@ -171,6 +204,7 @@ mod tests {
             "nbd://a/?tls=1",
             "nbd://user@a/",
             "nbd+vsock://1/",
+            "nbd://a/?tls-hostname=b",
         ] {
             let error = Uri::parse(text).expect_err(text).to_string();
             assert!(error.starts_with(text) && !error.contains('\n'), "{error}");
@@ -179,9 +213,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read(tls: bool, export in "\\PC{0,20}", path in "/[^\\x00]{1,30}", unix: bool, port: u16) {
-            let place = if unix { Place::Unix(path.into()) } else { Place::Tcp("host".into(), port) };
-            let uri = Uri { tls, place, export };
+        fn what_is_printed_is_read(
+            export in "\\PC{0,20}",
+            path in "/[^\\x00]{1,30}",
+            unix: bool,
+            port: u16,
+            tls: bool,
+            directory in prop::option::of("/[^\\x00]{1,30}"),
+            hostname in prop::option::of("\\PC{1,20}"),
+        ) {
+            let place = if unix { Place::Unix(path.into()) } else { Place::Tcp("::1".into(), port) };
+            let tls = tls.then(|| Tls { certificates: directory.map(PathBuf::from), hostname });
+            let uri = Uri { place, export, tls };
             prop_assert_eq!(Uri::parse(&uri.to_string()).unwrap(), uri);
         }
     }

@@ -1,13 +1,12 @@
 //! The NBD client without sockets: a server's bytes come in, in pieces of any size, while the client reads, writes and
 //! asks for holes.
 
-use crate::nbd::Socket;
 use crate::nbd::client::{Connector, NbdStorage, Options};
 use crate::nbd::proto::*;
+use crate::nbd::{Shutdown, Socket};
 use crate::storage::Storage;
 use crate::sync::{Arc, Mutex, lock};
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
 use std::time::Duration;
 
 const SIZE: u64 = 1 << 20;
@@ -123,7 +122,7 @@ pub fn play(input: &[u8]) {
     let saying = Saying { bytes, said: 0, piece: usize::from(*piece) + 1 };
     let script: Arc<dyn Socket> = Arc::new(Script(Mutex::new(saying)));
     let connector: Connector = Box::new(move || Ok(script.clone()));
-    let options = Options { write: true, connections: 1, reconnect: Duration::ZERO };
+    let options = Options { write: true, connections: 1, reconnect: Duration::ZERO, tls: None };
     let Ok(client) = NbdStorage::connect("server".into(), "disk".into(), connector, options) else { return };
     let size = client.size().expect("known");
     let (mut first, mut second) = ([0; 4096], [0; 300]);

@@ -146,7 +146,7 @@ impl Rig {
 }
 
 fn writing(connections: usize, reconnect: Duration) -> Options {
-    Options { write: true, connections, reconnect }
+    Options { write: true, connections, reconnect, tls: None }
 }
 
 const PATIENT: Duration = Duration::from_secs(60);

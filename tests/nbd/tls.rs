@@ -7,7 +7,7 @@ use crate::serve::Server;
 use crate::{lvd, tool};
 use lvd::nbd::proto::*;
 use lvd::nbd::server::Options;
-use lvd::nbd::tls::{ClientTls, ServerTls, TlsSocket};
+use lvd::nbd::tls::{ClientTls, ServerTls};
 use lvd::nbd::{Socket, StartTls};
 use lvd::testing::nbd::opening;
 use rcgen::{
@@ -144,7 +144,7 @@ fn start_tls(stream: &mut UnixStream, behind: &[u8]) {
 fn encrypt(place: &Place, directory: &str, mut stream: UnixStream) -> io::Result<Encrypted> {
     start_tls(&mut stream, &[]);
     let tls = ClientTls::load(&place.path(directory)).expect("loaded");
-    tls.start(Arc::new(stream), &[], "localhost", soon()).map(|socket| Encrypted(Arc::new(socket)))
+    tls.to("localhost").start(Arc::new(stream), &[], soon()).map(Encrypted)
 }
 
 /// Whether a client with these certificates gets as far as the list of exports.
@@ -194,7 +194,7 @@ fn whom_a_client_trusts() {
     let mut stream = rig.connect();
     start_tls(&mut stream, &[]);
     let tls = ClientTls::load(&place.path("client")).expect("loaded");
-    let refused = tls.start(Arc::new(stream), &[], "elsewhere", soon());
+    let refused = tls.to("elsewhere").start(Arc::new(stream), &[], soon());
     assert!(refused.is_err_and(|error| error.to_string().contains("not valid for name")));
     authority.revoke(&place, "client", 1);
     assert!(encrypt(&place, "client", rig.connect()).is_err_and(|error| error.to_string().contains("Revoked")));
@@ -239,7 +239,7 @@ fn what_came_before_tls_is_forgotten() {
     stream.write_all(&option(NBD_OPT_STARTTLS, &[])).expect("sent");
     stream.read_exact(&mut [0; OptionReply::LENGTH]).expect("acknowledged");
     let tls = ClientTls::load(&place.path("anonymous")).expect("loaded");
-    let mut stream = Encrypted(Arc::new(tls.start(Arc::new(stream), &[], "localhost", soon()).expect("let in")));
+    let mut stream = Encrypted(tls.to("localhost").start(Arc::new(stream), &[], soon()).expect("let in"));
     stream.write_all(&opening(false)[4..]).expect("sent");
     // What is not negotiated leaves the flag out, and replies simple.
     let mut reply = [0; 2 * OptionReply::LENGTH + InfoExport::LENGTH];
@@ -284,7 +284,7 @@ fn options_that_are_slipped_in_before_a_handshake() {
         // Without them, what comes in one piece with the option is the handshake's first message, and is taken as that.
         let first = [hello(), slipped].concat();
         let together = Together { stream: rig.connect(), first: Mutex::new(Some(first)) };
-        let begun = tls.start(Arc::new(together), &[], "localhost", soon());
+        let begun = tls.to("localhost").start(Arc::new(together), &[], soon());
         assert_eq!(begun.is_err(), fails);
     }
 }
@@ -383,15 +383,15 @@ fn slow_handshakes() {
 }
 
 /// A pair of encrypted sockets, and the stream underneath the client's.
-fn pair(place: &Place) -> (Arc<TlsSocket>, Arc<TlsSocket>, UnixStream) {
+fn pair(place: &Place) -> (Arc<dyn Socket>, Arc<dyn Socket>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let underneath = theirs.try_clone().expect("cloned");
     let server = ServerTls::load(&place.path("server"), true).expect("loaded");
     let client = ClientTls::load(&place.path("client")).expect("loaded");
     std::thread::scope(|scope| {
         let server = scope.spawn(move || server.start(Arc::new(ours), &[], soon()).expect("a client"));
-        let client = client.start(Arc::new(theirs), &[], "localhost", soon()).expect("a server");
-        (Arc::new(server.join().expect("no panic")), Arc::new(client), underneath)
+        let client = client.to("localhost").start(Arc::new(theirs), &[], soon()).expect("a server");
+        (server.join().expect("no panic"), client, underneath)
     })
 }
 
@@ -624,4 +624,36 @@ fn qemu() {
     let plain = tool!("qemu-img", "info", server.uri());
     assert!(plain.err.contains("TLS negotiation required"), "{plain:?}");
     server.stop().code(0);
+}
+
+/// The client that the command is: let in where the others are, and with one line where they are not.
+#[test]
+fn lvd_itself() {
+    let place = Place::new();
+    certificates(&place);
+    let server = serve(&place);
+    let data = Random::new(8).disk(24 * MIB as usize);
+    lvd!("convert", "-f", "raw", "-O", "raw", place.file("in.raw", &data), uri(&place, &server, "client")).ok();
+    let read = |uri: String| lvd!("read", "--reconnect", "0", "-f", "raw", uri, "0", "24M");
+    same(&read(uri(&place, &server, "client")).ok().out, &data, "written and read");
+    let other = Place::new();
+    certificates(&other);
+    let client = uri(&place, &server, "client");
+    let bare = client.split('&').next().expect("something").to_owned();
+    for (uri, why) in [
+        (uri(&other, &server, "client"), "no connection: TLS: invalid peer certificate: "),
+        (format!("{client}&tls-hostname=elsewhere"), "no connection: TLS: invalid peer certificate: "),
+        (client.replace("nbds", "nbd").split('&').next().expect("something").to_owned(), "the server wants TLS"),
+        (bare, "say with tls-certificates=DIR where the certificates of those are whom you trust"),
+        (client.replace("/client", "/nowhere"), "/nowhere/ca-cert.pem: cannot read"),
+    ] {
+        read(uri).fails(1, why);
+    }
+    // In TLS 1.3 who is sent away for their certificate learns it with the first reply.
+    for directory in ["anonymous", "stranger"] {
+        read(uri(&place, &server, directory)).fails(1, "no connection: ");
+    }
+    drop(server);
+    let plain = Server::start(&place, &["-f", "raw", "in.raw"]);
+    read(uri(&place, &plain, "client")).fails(1, "no connection: the server has no TLS");
 }

@@ -1,6 +1,6 @@
 //! The way to an export: some connections, and new ones when they are lost.
 
-use super::handshake::{Handshake, Offer};
+use super::handshake::Offer;
 use super::unflushed::{Change, Unflushed};
 use super::wire::{Ask, Asked, Failure, Loss, Wire};
 use super::{Breach, Connector, Options};
@@ -234,7 +234,7 @@ impl Link {
 
 /// Connects as often as `options` say and the server allows.
 fn connect(connector: &Connector, export: &str, options: &Options) -> Attempt<Wires> {
-    let open = |time| Wire::open(connector()?, Handshake::new(export, false), time);
+    let open = |time| Wire::open(connector()?, export, options.tls.as_ref(), time);
     let first = open(HANDSHAKE)?;
     let offer = *first.offer();
     let mut wires = vec![first];

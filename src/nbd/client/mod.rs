@@ -25,7 +25,7 @@ pub use handshake::{Handshake, Move, Offer};
 pub use replies::{Chunk, Found, What, next};
 pub use storage::NbdStorage;
 
-use super::{MAX_STRING, Socket};
+use super::{MAX_STRING, Socket, StartTls};
 use crate::sync::Arc;
 use std::io;
 use std::time::Duration;
@@ -40,11 +40,13 @@ pub struct Options {
     /// How long requests wait for a server that is gone to come back. What it may have acknowledged and not made durable
     /// is kept for it meanwhile. With zero they fail, and so does every later one.
     pub reconnect: Duration,
+    /// Encrypts the connections, and is required if it is there.
+    pub tls: Option<Arc<dyn StartTls>>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { write: false, connections: 4, reconnect: Duration::from_secs(30) }
+        Options { write: false, connections: 4, reconnect: Duration::from_secs(30), tls: None }
     }
 }
 
@@ -63,6 +65,9 @@ pub enum Breach {
     /// TLS was asked for and is not to be had.
     #[error("the server has no TLS")]
     NoTls,
+    /// The handshake of TLS failed: the server is not the one, or does not like this client.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The server wants TLS.
     #[error("the server wants TLS")]
     TlsRequired,

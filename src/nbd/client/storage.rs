@@ -8,9 +8,11 @@ use crate::error::{Error, Result};
 use crate::limits::MAX_OFFSET;
 use crate::nbd::proto::*;
 use crate::nbd::socket::connect;
-use crate::nbd::uri::Uri;
+#[cfg(feature = "tls")]
+use crate::nbd::tls::ClientTls;
+use crate::nbd::{StartTls, Uri, UriTls};
 use crate::storage::{LockMode, Storage};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Arc, Mutex, lock};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -40,8 +42,11 @@ impl NbdStorage {
     ///
     /// # Errors
     /// [`Error::Io`] if there is no such server or export; [`Error::Denied`] if it may not be written to, though
-    /// `options` want it, or what is written could not be made durable.
-    pub fn open(uri: &Uri, options: Options) -> Result<NbdStorage> {
+    /// `options` want it, or what is written could not be made durable; what loading certificates meets.
+    pub fn open(uri: &Uri, mut options: Options) -> Result<NbdStorage> {
+        if let (Some(wanted), None) = (&uri.tls, &options.tls) {
+            options.tls = Some(tls(uri, wanted)?);
+        }
         let (place, export) = (uri.place.clone(), uri.export.clone());
         NbdStorage::connect(uri.to_string(), export, Box::new(move || connect(&place)), options)
     }
@@ -165,6 +170,22 @@ impl NbdStorage {
         // If something has changed since, nothing is known.
         Ok(self.statuses.at(offset).unwrap_or((false, whole.end)))
     }
+}
+
+/// What encrypts connections to the server that `uri` names.
+#[cfg(feature = "tls")]
+fn tls(uri: &Uri, wanted: &UriTls) -> Result<Arc<dyn StartTls>> {
+    let directory = wanted.certificates.as_deref().ok_or_else(|| {
+        Error::Invalid(format!(
+            "{uri}: say with tls-certificates=DIR where the certificates of those are whom you trust"
+        ))
+    })?;
+    Ok(Arc::new(ClientTls::load(directory)?.to(uri.server_name())))
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls(uri: &Uri, _: &UriTls) -> Result<Arc<dyn StartTls>> {
+    Err(Error::Invalid(format!("{uri}: this program was built without TLS")))
 }
 
 /// `range` in pieces of at most `most` bytes.

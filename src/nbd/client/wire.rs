@@ -8,7 +8,7 @@ use super::handshake::{Handshake, Move, Offer};
 use super::replies::{self, Chunk, Found, What};
 use crate::nbd::inbox::Inbox;
 use crate::nbd::proto::*;
-use crate::nbd::socket::{Socket, write_all};
+use crate::nbd::socket::{Socket, StartTls, write_all};
 use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, lock, wait};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, IoSlice};
@@ -232,8 +232,14 @@ impl Wire {
     ///
     /// # Errors
     /// The server is none, is too slow, or has no such export.
-    pub(super) fn open(socket: Arc<dyn Socket>, mut handshake: Handshake, time: Duration) -> Result<Wire, Loss> {
+    pub(super) fn open(
+        mut socket: Arc<dyn Socket>,
+        export: &str,
+        tls: Option<&Arc<dyn StartTls>>,
+        time: Duration,
+    ) -> Result<Wire, Loss> {
         let end = Instant::now() + time;
+        let mut handshake = Handshake::new(export, tls.is_some());
         let (mut inbox, mut out) = (Inbox::new(), Vec::new());
         let offer = loop {
             let step = handshake.next(inbox.bytes(), &mut out)?;
@@ -253,7 +259,17 @@ impl Wire {
                     }
                 }
                 Move::GoOn(taken) => inbox.take(taken),
-                Move::StartTls(_) => return Err(Breach::NoTls.into()),
+                Move::StartTls(taken) => {
+                    inbox.take(taken);
+                    // What has arrived already is no more to be trusted than what comes: it goes to TLS, and nowhere else.
+                    let early = std::mem::replace(&mut inbox, Inbox::new());
+                    let tls = tls.ok_or(Breach::NoTls)?;
+                    socket = tls.start(socket, early.bytes(), end).map_err(|error| match error.kind() {
+                        ErrorKind::InvalidData | ErrorKind::InvalidInput => Breach::Tls(error.to_string()).into(),
+                        _ => Loss::from(error),
+                    })?;
+                    handshake.secured(&mut out);
+                }
                 Move::Chosen(taken, offer) => {
                     inbox.take(taken);
                     break offer;

@@ -32,20 +32,12 @@ impl ServerTls {
     pub fn load(directory: &Path, verify_peer: bool) -> Result<ServerTls> {
         certificates::server(directory, verify_peer).map(|config| ServerTls(std::sync::Arc::new(config)))
     }
-
-    /// Does the handshake on a connection, until `end` at the latest. `early` is what has arrived already.
-    ///
-    /// # Errors
-    /// `InvalidData` if the client is to blame; the host's; `WouldBlock` or `TimedOut` at `end`.
-    pub fn start(&self, socket: Arc<dyn Socket>, early: &[u8], end: Instant) -> io::Result<TlsSocket> {
-        let connection = ServerConnection::new(self.0.clone()).map_err(io::Error::other)?;
-        TlsSocket::start(socket, early, connection.into(), end)
-    }
 }
 
 impl StartTls for ServerTls {
     fn start(&self, socket: Arc<dyn Socket>, early: &[u8], end: Instant) -> io::Result<Arc<dyn Socket>> {
-        ServerTls::start(self, socket, early, end).map(|socket| Arc::new(socket) as _)
+        let connection = ServerConnection::new(self.0.clone()).map_err(io::Error::other)?;
+        Ok(Arc::new(TlsSocket::start(socket, early, connection.into(), end)?))
     }
 }
 
@@ -63,24 +55,25 @@ impl ClientTls {
         certificates::client(directory).map(|config| ClientTls(std::sync::Arc::new(config)))
     }
 
-    /// Does the handshake with the server of that name or address, which its certificate must bear, until `end` at the
-    /// latest. `early` is what has arrived behind the acknowledgement of `NBD_OPT_STARTTLS`: anybody may have sent it,
-    /// and it must go nowhere else.
-    ///
-    /// # Errors
-    /// `InvalidInput` if the name is none; `InvalidData` if the server is to blame; the host's; `WouldBlock` or
-    /// `TimedOut` at `end`.
-    pub fn start(
-        &self,
-        socket: Arc<dyn Socket>,
-        early: &[u8],
-        server_name: &str,
-        end: Instant,
-    ) -> io::Result<TlsSocket> {
-        let name = ServerName::try_from(server_name.to_owned());
+    /// For connections to the server of that name or address, which its certificate must bear.
+    pub fn to(&self, server_name: &str) -> ToServer {
+        ToServer { tls: self.clone(), name: server_name.to_owned() }
+    }
+}
+
+/// TLS at the end of one server's clients.
+#[derive(Debug, Clone)]
+pub struct ToServer {
+    tls: ClientTls,
+    name: String,
+}
+
+impl StartTls for ToServer {
+    fn start(&self, socket: Arc<dyn Socket>, early: &[u8], end: Instant) -> io::Result<Arc<dyn Socket>> {
+        let name = ServerName::try_from(self.name.clone());
         let name = name.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let connection = ClientConnection::new(self.0.clone(), name).map_err(io::Error::other)?;
-        TlsSocket::start(socket, early, connection.into(), end)
+        let connection = ClientConnection::new(self.tls.0.clone(), name).map_err(io::Error::other)?;
+        Ok(Arc::new(TlsSocket::start(socket, early, connection.into(), end)?))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::args::Serve;
 use crate::output;
-use lvd::nbd::Socket;
+use lvd::nbd::{self, PORT, Socket, Uri, UriTls};
 use lvd::{Error, Result};
 use std::fs::{self, File};
 use std::io;
@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The port that IANA has for the protocol.
-const PORT: u16 = 10809;
 /// How long a listener rests that cannot take a client for want of descriptors or memory.
 const REST: Duration = Duration::from_millis(100);
 
@@ -74,22 +72,18 @@ impl Place {
         Ok(())
     }
 
-    /// The URI of an export, with the parameters of libnbd.
+    /// Where an export is that is reached by `listener`.
     pub fn uri(&self, listener: &Listener, export: &str) -> Result<String> {
-        let export = escaped(export, "");
-        let scheme = if self.certificates.is_some() { "nbds" } else { "nbd" };
-        let parameter = |name: &str, path: &Path| format!("{name}={}", escaped(&path.to_string_lossy(), "/"));
-        let certificates = self.certificates.as_deref().map(|directory| parameter("tls-certificates", directory));
-        Ok(match listener {
-            Listener::Unix(_, path) => {
-                let parameters = [Some(parameter("socket", path)), certificates].into_iter().flatten();
-                format!("{scheme}+unix:///{export}?{}", parameters.collect::<Vec<_>>().join("&"))
-            }
+        let place = match listener {
+            Listener::Unix(_, path) => nbd::Place::Unix(path.clone()),
             Listener::Tcp(listener) => {
-                let certificates = certificates.map(|parameter| format!("?{parameter}")).unwrap_or_default();
-                format!("{scheme}://{}/{export}{certificates}", address(listener)?)
+                let address = address(listener)?;
+                nbd::Place::Tcp(address.ip().to_string(), address.port())
             }
-        })
+        };
+        let certificates = self.certificates.clone();
+        let tls = certificates.map(|directory| UriTls { certificates: Some(directory), hostname: None });
+        Ok(Uri { place, export: export.to_owned(), tls }.to_string())
     }
 }
 
@@ -158,11 +152,8 @@ impl Listener {
             let accepted: io::Result<Arc<dyn Socket>> = match self {
                 Listener::Unix(listener, _) => listener.accept().map(|(socket, _)| Arc::new(socket) as _),
                 Listener::Tcp(listener) => listener.accept().map(|(socket, _)| {
-                    // Replies go out whole; waiting for more helps nobody.
-                    let _ = socket.set_nodelay(true);
-                    // A client whose machine is gone does not keep its place for ever.
-                    #[cfg(target_os = "linux")]
-                    let _ = rustix::net::sockopt::set_socket_keepalive(&socket, true);
+                    // What a socket cannot be told costs speed alone.
+                    let _ = nbd::prepare(&socket);
                     Arc::new(socket) as _
                 }),
             };
@@ -196,14 +187,4 @@ impl Listener {
 
 fn address(listener: &TcpListener) -> Result<SocketAddr> {
     listener.local_addr().map_err(|error| Error::io("socket", "has no address", error))
-}
-
-/// `text` for a URI: letters, digits and a few signs as they are, and those in `also`.
-fn escaped(text: &str, also: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c) || also.contains(c);
-    let escape = |c: char| match plain(c) {
-        true => c.to_string(),
-        false => c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect(),
-    };
-    text.chars().map(escape).collect()
 }
