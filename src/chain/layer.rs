@@ -166,6 +166,15 @@ impl Layer {
         self.files().iter().try_for_each(|file| file.lock(mode))
     }
 
+    /// Whether requests to it, the layers below aside, go to another machine.
+    pub(crate) fn is_far(&self) -> bool {
+        match self {
+            Layer::Lvd(image) => image.storage().is_far() || image.data_location().0.is_far(),
+            Layer::Raw(raw) => raw.storage().is_far(),
+            Layer::Foreign(image) => image.storage().is_far(),
+        }
+    }
+
     /// Whether `storage` is one of its files.
     pub(crate) fn is_in(&self, storage: &dyn Storage) -> bool {
         storage.id().is_some_and(|id| self.files().iter().any(|file| file.id() == Some(id)))

@@ -3,11 +3,13 @@
 use super::MAX_STRING;
 use super::context::Context;
 use super::proto::*;
+use crate::chain::{Holder, Layer, holder};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::live::Disk;
 use crate::sync::Arc;
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// A device that is served: a disk, and what more a client can ask of it.
 pub trait ExportDevice: BlockDevice {
@@ -16,6 +18,13 @@ pub trait ExportDevice: BlockDevice {
     /// # Errors
     /// [`Error::Invalid`] if there is no such bitmap; the host's.
     fn bitmap_run(&self, name: &str, offset: u64, end: u64) -> Result<(bool, u64)>;
+
+    /// Whether another machine is asked when `range` is read, or with `change`, when it is changed: that of a block which
+    /// is changed in part the rest is read. Whoever asks this holds up nobody else meanwhile.
+    fn is_far(&self, range: &Range<u64>, change: bool) -> bool {
+        let _ = (range, change);
+        false
+    }
 
     /// Whether making zeros by giving space back is faster than writing them.
     fn zeroes_fast(&self) -> bool;
@@ -26,12 +35,43 @@ impl ExportDevice for Disk {
         self.chain().image(0)?.bitmap_run(name, offset, end)
     }
 
+    fn is_far(&self, range: &Range<u64>, change: bool) -> bool {
+        let chain = self.chain();
+        let Some(first_far) = chain.layers.iter().position(Layer::is_far) else { return false };
+        let near = &chain.layers[..first_far];
+        let Some(top) = near.first() else { return true };
+        let granule = top.granule();
+        let block = |at: u64| at - at % granule..(at - at % granule).saturating_add(granule).min(chain.size());
+        match change {
+            false => shines_through(near, range.clone()),
+            true => [range.start, range.end].iter().any(|at| {
+                let partial = !at.is_multiple_of(granule) && *at != chain.size();
+                partial && shines_through(near, block(*at))
+            }),
+        }
+    }
+
     /// A file has holes punched; what a block device does with the request nobody says beforehand.
     fn zeroes_fast(&self) -> bool {
         let top = self.chain().layer(0).map(|top| top.files().last().is_some_and(|file| file.zeros_when_new()));
         top.unwrap_or(false)
     }
 }
+
+/// Whether some of `range` may be as the layers below `layers` show it. What takes long to find out is.
+fn shines_through(layers: &[Layer], range: Range<u64>) -> bool {
+    let (mut at, mut looks) = (range.start, 0);
+    while at < range.end {
+        match holder(layers, at, range.end) {
+            Ok((Holder::Layer(_) | Holder::Hidden, end)) if looks < MOST_LOOKS => (at, looks) = (end, looks + 1),
+            _ => return true,
+        }
+    }
+    false
+}
+
+/// Looks at bitmaps that one request is worth.
+const MOST_LOOKS: usize = 64;
 
 /// One device as clients see it.
 #[derive(Debug, Clone)]

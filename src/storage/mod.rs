@@ -122,6 +122,10 @@ pub trait Storage: Send + Sync + Debug {
     fn read_only(&self) -> bool {
         false
     }
+    /// Whether it is on another machine, so that any request may take long, or for ever.
+    fn is_far(&self) -> bool {
+        false
+    }
     /// Whether unwritten space reads as zeros (false for a block device).
     fn zeros_when_new(&self) -> bool {
         true

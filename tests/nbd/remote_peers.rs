@@ -341,3 +341,59 @@ fn holes_stay_holes() {
 fn used(path: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap()) * 512
 }
+
+/// A parent that does not answer holds up what asks for it, and nothing else of the same client: neither reads of what is
+/// here, nor writes, nor flushes.
+#[test]
+fn a_parent_that_hangs() {
+    let place = Place::new();
+    raw(&place, "a.raw");
+    let parent = LvdServer::start_at(&place, "parent", &["-r", "-f", "raw", "a.raw"]);
+    let top = place.path("top.lvd");
+    lvd!("create", "-b", parent.uri(), "-F", "raw", &top).ok();
+    lvd!("write", "--remote", "-P", "3", &top, "0", "1M").ok();
+    let served = LvdServer::start(&place, &["top.lvd", "--remote"]);
+    parent.signal("STOP");
+    let options = Options { write: true, connections: 1, ..Options::default() };
+    let client = NbdStorage::open(&Uri::parse(&served.uri()).unwrap(), options).unwrap();
+    std::thread::scope(|scope| {
+        let far: Vec<_> = (0..20u64)
+            .map(|part| {
+                let client = &client;
+                scope.spawn(move || {
+                    let mut read = vec![0; 4096];
+                    match part % 4 {
+                        0 => client.read_at(&mut read, 4 * MIB + part * 4096),
+                        1 => client.write_at(&[5; 100], 5 * MIB + part * 4096),
+                        2 => client.next_data(6 * MIB + part * 4096..7 * MIB).map(drop),
+                        _ => client.punch(7 * MIB + part * 4096..7 * MIB + part * 4096 + 5),
+                    }
+                })
+            })
+            .collect();
+        // A test that fails does so after a while, and not never.
+        let (passed, timer) = std::sync::mpsc::channel::<()>();
+        let parent = &parent;
+        scope.spawn(move || {
+            let _ = timer.recv_timeout(Duration::from_secs(30));
+            parent.signal("CONT");
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(far.iter().all(|far| !far.is_finished()), "nobody has answered");
+        let mut read = vec![0; 4096];
+        client.read_at(&mut read, 8192).unwrap();
+        assert!(read == [3; 4096]);
+        client.write_at(&[4; 4096], 2 * MIB).unwrap();
+        client.write_at(&[4; 100], 50).unwrap();
+        client.sync().unwrap();
+        assert!(far.iter().all(|far| !far.is_finished()), "nobody has answered yet");
+        drop(passed);
+        far.into_iter().for_each(|far| far.join().unwrap().unwrap());
+    });
+    client.sync().unwrap();
+    let mut read = vec![0; 100];
+    client.read_at(&mut read, 5 * MIB + 4096).unwrap();
+    assert!(read == [5; 100]);
+    drop(client);
+    served.stop().ok();
+}

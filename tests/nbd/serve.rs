@@ -22,7 +22,12 @@ pub struct Server {
 impl Server {
     /// `lvd serve` with these arguments at a socket in `place`, once it listens.
     pub fn start(place: &Place, arguments: &[&str]) -> Server {
-        let socket = place.path("socket");
+        Server::start_at(place, "socket", arguments)
+    }
+
+    /// The same at a socket of that name.
+    pub fn start_at(place: &Place, name: &str, arguments: &[&str]) -> Server {
+        let socket = place.path(name);
         let child = command()
             .current_dir(place.root())
             .args(["serve", "--unix"])

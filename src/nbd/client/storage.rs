@@ -295,6 +295,10 @@ impl Storage for NbdStorage {
         !self.write
     }
 
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn zeros_when_new(&self) -> bool {
         false
     }

@@ -1,9 +1,10 @@
-//! What may take long: flushes, and what goes over long ranges. A second thread of the connection does it.
+//! What may take long. Flushes, and what goes over long ranges, a second thread of the connection does; what other
+//! machines are asked for has more threads, so that it holds up nothing that is near.
 
 use super::Server;
 use super::connection::Outlet;
-use crate::device::BlockDevice;
 use crate::error::Result;
+use crate::nbd::proto::{Descriptor, Errno};
 use crate::nbd::{Replies, Terms};
 use crate::sync::{Condvar, Mutex, lock, wait};
 use std::collections::VecDeque;
@@ -13,13 +14,17 @@ use std::ops::Range;
 const MOST: usize = 1024;
 /// Bytes that are read at once to have them cached.
 const CACHE_STEP: u64 = 1 << 20;
+/// Most threads of a connection that wait for other machines.
+const MOST_WORKERS: usize = 16;
+/// Bytes of memory that requests of a connection may take which wait for other machines; a client that sends more waits.
+const MOST_COST: u64 = 64 << 20;
 
 /// What is answered later.
 #[derive(Debug)]
 pub(super) enum Later {
     /// Once all that is complete now is durable.
     Flush(u64),
-    /// Once it is done.
+    /// Once it is done, one after the other.
     Long(Task),
 }
 
@@ -33,9 +38,25 @@ pub(super) struct Task {
 
 #[derive(Debug)]
 pub(super) enum Work {
+    /// The range, and whether the reply is in one piece.
+    Read(Range<u64>, bool),
+    Write(u64, Vec<u8>),
     Trim(Range<u64>),
     Cache(Range<u64>),
     WriteZeroes(Range<u64>, bool),
+    /// The range, and whether one descriptor is wanted.
+    BlockStatus(Range<u64>, bool),
+}
+
+impl Task {
+    /// Bytes of memory that it takes.
+    fn cost(&self) -> u64 {
+        match &self.work {
+            Work::Read(range, _) => range.end - range.start,
+            Work::Write(_, data) => data.len() as u64,
+            Work::Trim(_) | Work::Cache(_) | Work::WriteZeroes(..) | Work::BlockStatus(..) => 0,
+        }
+    }
 }
 
 /// The tasks of one connection.
@@ -50,12 +71,18 @@ struct Tasks {
     /// Requests that are answered after the next flush.
     flushes: Vec<u64>,
     long: VecDeque<Task>,
+    far: VecDeque<Task>,
+    /// Bytes of memory that far tasks take, those that are under way too.
+    cost: u64,
+    /// Threads for far tasks, and those of them that wait for one.
+    workers: usize,
+    idle: usize,
     closed: bool,
 }
 
 impl Tasks {
     fn len(&self) -> usize {
-        self.flushes.len() + self.long.len()
+        self.flushes.len() + self.long.len() + self.far.len()
     }
 }
 
@@ -81,6 +108,29 @@ impl Background {
                 Later::Long(task) => tasks.long.push_back(task),
             }
         }
+        drop(tasks);
+        self.changed.notify_all();
+    }
+
+    /// Takes over what another machine is asked for, and says whether that takes one more thread.
+    pub(super) fn add_far(&self, task: Task) -> bool {
+        let mut tasks = lock(&self.tasks);
+        // One that takes more than there may be is taken alone.
+        while tasks.len() >= MOST || tasks.cost > 0 && tasks.cost + task.cost() > MOST_COST {
+            tasks = wait(&self.changed, tasks);
+        }
+        tasks.cost += task.cost();
+        tasks.far.push_back(task);
+        let more = tasks.far.len() > tasks.idle && tasks.workers < MOST_WORKERS;
+        tasks.workers += usize::from(more);
+        drop(tasks);
+        self.changed.notify_all();
+        more
+    }
+
+    /// The thread that was asked for is not to be had.
+    pub(super) fn lacks_thread(&self) {
+        lock(&self.tasks).workers -= 1;
         self.changed.notify_all();
     }
 
@@ -101,14 +151,30 @@ impl Background {
             if turn.is_some() {
                 self.changed.notify_all();
             }
-            if turn.is_some() || tasks.closed {
+            // Far tasks may end in a flush.
+            if turn.is_some() || tasks.closed && tasks.workers == 0 {
                 return turn;
             }
             tasks = wait(&self.changed, tasks);
         }
     }
 
-    /// Does tasks until there will be no more.
+    fn next_far(&self) -> Option<Task> {
+        let mut tasks = lock(&self.tasks);
+        tasks.idle += 1;
+        loop {
+            let task = tasks.far.pop_front();
+            if task.is_some() || tasks.closed {
+                tasks.idle -= 1;
+                tasks.workers -= usize::from(task.is_none());
+                self.changed.notify_all();
+                return task;
+            }
+            tasks = wait(&self.changed, tasks);
+        }
+    }
+
+    /// Flushes and does what is long until there will be no more.
     pub(super) fn run(&self, server: &Server, terms: &Terms, outlet: &Outlet) {
         let mut replies = Replies::new(terms.structured);
         while let Some(turn) = self.next() {
@@ -121,16 +187,45 @@ impl Background {
                             Err(errno) => replies.error(cookie, errno),
                         }
                     }
+                    outlet.send(&replies, &[]);
+                    replies.clear();
                 }
-                Turn::Long(task) => match task.work.run(&*terms.export.device) {
-                    Ok(()) if task.fua => lock(&self.tasks).flushes.push(task.cookie),
-                    Ok(()) => replies.done(task.cookie),
-                    Err(error) => replies.error(task.cookie, server.errno(&error)),
-                },
+                Turn::Long(task) => self.carry_out(task, server, terms, outlet),
             }
-            outlet.send(&replies, &[]);
-            replies.clear();
         }
+    }
+
+    /// Does what is far until there will be no more.
+    pub(super) fn run_far(&self, server: &Server, terms: &Terms, outlet: &Outlet) {
+        while let Some(task) = self.next_far() {
+            let cost = task.cost();
+            if server.stopping() {
+                let mut replies = Replies::new(terms.structured);
+                replies.error(task.cookie, Errno::NBD_ESHUTDOWN);
+                outlet.send(&replies, &[]);
+            } else {
+                self.carry_out(task, server, terms, outlet);
+            }
+            lock(&self.tasks).cost -= cost;
+            self.changed.notify_all();
+        }
+    }
+
+    fn carry_out(&self, task: Task, server: &Server, terms: &Terms, outlet: &Outlet) {
+        let Task { cookie, work, fua } = task;
+        let (mut replies, mut memory) = (Replies::new(terms.structured), Vec::new());
+        match work.run(terms, &mut memory) {
+            Ok(Done::Changed) if fua => {
+                lock(&self.tasks).flushes.push(cookie);
+                self.changed.notify_all();
+                return;
+            }
+            Ok(Done::Changed) => replies.done(cookie),
+            Ok(Done::Read(offset, df)) => replies.read(cookie, offset, &memory, 0..memory.len(), df),
+            Ok(Done::Told(found)) => replies.block_status(cookie, &found),
+            Err(error) => replies.error(cookie, server.errno(&error)),
+        }
+        outlet.send(&replies, &memory);
     }
 }
 
@@ -138,21 +233,37 @@ fn flush(terms: &Terms) -> Result<()> {
     if terms.export.read_only { Ok(()) } else { terms.export.device.flush() }
 }
 
+/// What work has led to.
+enum Done {
+    Changed,
+    /// What was read is in memory: where on the disk it begins, and whether the reply is in one piece.
+    Read(u64, bool),
+    Told(Vec<Vec<Descriptor>>),
+}
+
 impl Work {
-    fn run(self, device: &(impl BlockDevice + ?Sized)) -> Result<()> {
+    fn run(self, terms: &Terms, memory: &mut Vec<u8>) -> Result<Done> {
+        let device = &*terms.export.device;
         match self {
-            Work::Trim(range) => device.discard(range),
-            Work::WriteZeroes(range, unmap) => device.write_zeroes(range, unmap),
+            Work::Read(range, df) => {
+                memory.resize((range.end - range.start) as usize, 0);
+                device.read_at(memory, range.start)?;
+                return Ok(Done::Read(range.start, df));
+            }
+            Work::BlockStatus(range, one) => return terms.describe(range, one).map(Done::Told),
+            Work::Write(offset, data) => device.write_at(&data, offset)?,
+            Work::Trim(range) => device.discard(range)?,
+            Work::WriteZeroes(range, unmap) => device.write_zeroes(range, unmap)?,
             Work::Cache(range) => {
-                let mut buffer = vec![0; (range.end - range.start).min(CACHE_STEP) as usize];
+                memory.resize((range.end - range.start).min(CACHE_STEP) as usize, 0);
                 let mut at = range.start;
                 while at < range.end {
                     let piece = (range.end - at).min(CACHE_STEP);
-                    device.read_at(&mut buffer[..piece as usize], at)?;
+                    device.read_at(&mut memory[..piece as usize], at)?;
                     at += piece;
                 }
-                Ok(())
             }
         }
+        Ok(Done::Changed)
     }
 }

@@ -123,6 +123,33 @@ impl<'a> Batch<'a> {
         later
     }
 
+    /// Takes out what other machines are asked for: that is answered later, so that what is near need not wait for it.
+    pub(super) fn take_far(&mut self, terms: &Terms) -> Vec<Task> {
+        let device = &*terms.export.device;
+        let is_far = |request: &mut Request<'_>| match &request.command {
+            Command::Read { range, .. } | Command::BlockStatus { range, .. } | Command::Cache { range } => {
+                device.is_far(range, false)
+            }
+            Command::Write { offset, data, .. } => device.is_far(&(*offset..offset + data.len() as u64), true),
+            Command::Trim { range, .. } | Command::WriteZeroes { range, .. } => device.is_far(range, true),
+            Command::Flush | Command::Disc | Command::Refused(_) => false,
+        };
+        let far = self.requests.extract_if(.., is_far);
+        far.map(|Request { cookie, command }| {
+            let (work, fua) = match command {
+                Command::Read { range, df } => (Work::Read(range, df), false),
+                Command::BlockStatus { range, one } => (Work::BlockStatus(range, one), false),
+                Command::Cache { range } => (Work::Cache(range), false),
+                Command::Write { offset, data, fua } => (Work::Write(offset, data.to_vec()), fua),
+                Command::Trim { range, fua } => (Work::Trim(range), fua),
+                Command::WriteZeroes { range, unmap, fua } => (Work::WriteZeroes(range, unmap), fua),
+                Command::Flush | Command::Disc | Command::Refused(_) => unreachable!("it asks nobody for anything"),
+            };
+            Task { cookie, work, fua }
+        })
+        .collect()
+    }
+
     /// Has the device do at once what moves bytes and what is short. The results are those of the requests; there is
     /// none for what is left.
     fn transfer(&self, terms: &Terms, mut room: &mut [u8], places: &[Range<usize>]) -> Vec<Option<crate::Result<()>>> {

@@ -102,10 +102,10 @@ impl<'a> Connection<'a> {
         thread::scope(|scope| {
             // However this ends, the second thread is told.
             let _closing = Closing(&background);
-            let mut second = None;
+            let mut second = false;
             let (mut arena, mut replies) = (Arena::default(), Replies::new(terms.structured));
             loop {
-                let batch = Batch::of(transmission, inbox.bytes())?;
+                let mut batch = Batch::of(transmission, inbox.bytes())?;
                 if batch.is_empty() {
                     match inbox.fill(&*outlet.socket, batch.wanted) {
                         Ok(true) => continue,
@@ -113,24 +113,32 @@ impl<'a> Connection<'a> {
                     }
                 }
                 let (taken, last) = (batch.taken, batch.last);
+                let mut far = Vec::new();
                 let later = match server.stopping() {
                     true => {
                         batch.refuse(&mut replies);
                         Vec::new()
                     }
-                    false => batch.run(server, terms, &mut arena, &mut replies),
+                    false => {
+                        far = batch.take_far(terms);
+                        batch.run(server, terms, &mut arena, &mut replies)
+                    }
                 };
-                if !later.is_empty() && second.is_none() {
-                    let run = || background.run(server, terms, &outlet);
-                    match thread::Builder::new().name("nbd-long".into()).spawn_scoped(scope, run) {
-                        Ok(thread) => second = Some(thread),
-                        Err(error) => {
-                            (server.report)(&format!("cannot serve a client: {error}"));
-                            return Ok(());
-                        }
+                // What is far may end in a flush.
+                if !(later.is_empty() && far.is_empty() || second) {
+                    second = true;
+                    if !spawn(scope, server, || background.run(server, terms, &outlet)) {
+                        return Ok(());
                     }
                 }
                 background.add(later);
+                for task in far {
+                    let run = || background.run_far(server, terms, &outlet);
+                    if background.add_far(task) && !spawn(scope, server, run) {
+                        background.lacks_thread();
+                        return Ok(());
+                    }
+                }
                 if !outlet.send(&replies, arena.memory()) || last {
                     return Ok(());
                 }
@@ -139,6 +147,16 @@ impl<'a> Connection<'a> {
             }
         })
     }
+}
+
+/// Starts a thread of the connection. False: the host gives none, which is reported.
+fn spawn<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    server: &Server,
+    work: impl FnOnce() + Send + 'scope,
+) -> bool {
+    let thread = thread::Builder::new().name("nbd-more".into()).spawn_scoped(scope, work);
+    thread.inspect_err(|error| (server.report)(&format!("cannot serve a client: {error}"))).is_ok()
 }
 
 /// Closes the background of a connection when it goes.
