@@ -12,7 +12,7 @@
 //! | `tls` | such a stream encrypted, and the certificates for it (feature `tls`) |
 //! | [`server`] | sockets and threads around them |
 //!
-//! All but the last four does no I/O of its own: bytes go in and come out, in pieces of any size. No count that a client
+//! All but the last four do no I/O of their own: bytes go in and come out, in pieces of any size. No count that a client
 //! sends is believed: each is held against a limit below before anything is done with it.
 
 pub mod client;

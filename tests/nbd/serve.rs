@@ -168,6 +168,29 @@ fn commands_run_beside_it() {
     assert_eq!(lvd!("info", "--json", &disk).ok().json()["state"], "closed");
 }
 
+/// A server that is asked to stop takes the command along.
+#[test]
+fn a_signal_ends_the_command_too() {
+    let place = Place::new();
+    let disk = image(&place, "disk.lvd");
+    let script = "trap 'echo ended >told; exit' TERM; echo begun >told; for i in $(seq 900); do sleep 0.05; done";
+    let mut child =
+        command().current_dir(place.root()).args(["serve", "--run", script]).arg(&disk).spawn().expect("started");
+    let told = || std::fs::read_to_string(place.path("told")).unwrap_or_default();
+    let wait_for = |word: &str| {
+        (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            told() == word
+        })
+    };
+    assert!(wait_for("begun\n"), "{}", told());
+    tool!("kill", child.id().to_string()).ok();
+    let ended = child.wait().expect("waited for");
+    assert!(wait_for("ended\n"), "{}", told());
+    assert!(ended.success());
+    assert_eq!(lvd!("info", "--json", &disk).ok().json()["state"], "closed");
+}
+
 #[test]
 fn what_makes_no_sense_is_said_in_a_line() {
     let place = Place::new();
@@ -258,4 +281,27 @@ fn a_socket_that_is_handed_over() {
     tool!("kill", child.id().to_string()).ok();
     assert!(child.wait().expect("waited for").success());
     assert!(place.path("socket").exists(), "a socket that was handed over is not ours to delete");
+}
+
+/// Descriptors at which nobody can connect are refused, and those that are meant for others are not looked at.
+#[test]
+fn what_is_handed_over_and_is_no_listener() {
+    if !peers(&["bash"]) {
+        return;
+    }
+    let place = Place::new();
+    let disk = image(&place, "disk.lvd");
+    let handed = |input: Stdio, environment: &str| {
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(format!("exec 3<&0 </dev/null; {environment} exec \"$@\"")).arg("bash");
+        shell.arg(env!("CARGO_BIN_EXE_lvd")).arg("serve").arg(&disk).stdin(input);
+        crate::common::run(&mut shell)
+    };
+    let ours = "LISTEN_FDS=1 LISTEN_PID=$$";
+    handed(Stdio::null(), ours).fails(1, "socket 1 of LISTEN_FDS: cannot listen: fd 3 is not a socket");
+    let connected = || Stdio::from(std::os::fd::OwnedFd::from(UnixStream::pair().expect("a pair").0));
+    handed(connected(), ours).fails(1, "socket 1 of LISTEN_FDS: nobody listens at it");
+    for others in ["LISTEN_FDS=1 LISTEN_PID=1", "LISTEN_FDS=1"] {
+        handed(connected(), others).fails(1, "say where to listen");
+    }
 }

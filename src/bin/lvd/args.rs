@@ -627,7 +627,8 @@ pub struct Serve {
     /// Most clients at the same time; more wait.
     #[arg(short = 'e', long, value_name = "N", default_value_t = 100)]
     pub shared: usize,
-    /// Run a shell command with $uri, $unixsocket, $exportname and $nbd set, and end with it and its exit code.
+    /// Run a shell command with $uri, $unixsocket, $exportname and $nbd set, and end with it and its exit code. A signal that ends
+    /// the server before ends the command too.
     #[arg(long, value_name = "CMD")]
     pub run: Option<String>,
     #[command(flatten)]

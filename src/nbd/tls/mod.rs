@@ -25,7 +25,8 @@ pub struct ServerTls(std::sync::Arc<ServerConfig>);
 
 impl ServerTls {
     /// Takes `server-cert.pem` and `server-key.pem` of a directory. With `verify_peer` a client must have a certificate
-    /// too, of an authority in `ca-cert.pem`; those in `ca-crl.pem`, if it is there, are revoked.
+    /// too, of an authority in `ca-cert.pem`; those in `ca-crl.pem`, if it is there, are revoked. A list that has expired
+    /// lets nobody in.
     ///
     /// # Errors
     /// A file is not there, or is not what it should be.

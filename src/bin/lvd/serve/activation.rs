@@ -1,44 +1,35 @@
 //! Sockets that a service manager hands over: `LISTEN_PID` and `LISTEN_FDS`, as systemd has them.
-#![allow(unsafe_code)]
 
 use super::listen::Listener;
+use listenfd::ListenFd;
 use lvd::{Error, Result};
-use std::net::TcpListener;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-/// The first descriptor that is handed over.
-const FIRST: i32 = 3;
-
-/// The sockets that are meant for this process. To be called once, before anything else opens files.
+/// The sockets that are meant for this process. To be called once, before there are other threads: what they were named
+/// by leaves the environment.
 pub fn listeners() -> Result<Vec<Listener>> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
-    if number("LISTEN_PID").and_then(|pid| u32::try_from(pid).ok()) != Some(std::process::id()) {
+    // listenfd would also take those that are meant for nobody by name.
+    let meant = std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok());
+    if meant != Some(std::process::id()) {
         return Ok(Vec::new());
     }
-    (0..number("LISTEN_FDS").unwrap_or(0)).map(|index| listener(FIRST + index)).collect()
+    let mut handed = ListenFd::from_env();
+    (0..handed.len()).map(|index| listener(&mut handed, index)).collect()
 }
 
-fn listener(number: i32) -> Result<Listener> {
-    let name = format!("descriptor {number} of LISTEN_FDS");
+fn listener(handed: &mut ListenFd, index: usize) -> Result<Listener> {
+    let name = format!("socket {} of LISTEN_FDS", index + 1);
     let failed = |error| Error::io(&name, "cannot listen", error);
-    let kind = std::fs::read_link(format!("/proc/self/fd/{number}")).map_err(failed)?;
-    if !kind.to_string_lossy().starts_with("socket:") {
-        return Err(Error::Invalid(format!("{name}: it is not a socket")));
-    }
-    // SAFETY: the descriptor is open, and by the convention it is this process's to own. Nobody else does: this is the
-    // one place that looks for it, and nothing was opened before.
-    let handed = unsafe { OwnedFd::from_raw_fd(number) };
-    // A copy is not inherited by commands that are run.
-    let owned = handed.try_clone().map_err(failed)?;
-    let unix = UnixListener::from(owned);
-    if let Ok(address) = unix.local_addr() {
+    let listens = |socket: BorrowedFd<'_>| rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false);
+    let nobody = || Error::Invalid(format!("{name}: nobody listens at it"));
+    if let Ok(Some(unix)) = handed.take_unix_listener(index) {
         unix.set_nonblocking(false).map_err(failed)?;
+        let address = unix.local_addr().map_err(failed)?;
         let path = address.as_pathname().map_or_else(PathBuf::new, PathBuf::from);
-        return Ok(Listener::Unix(unix, path));
+        return if listens(unix.as_fd()) { Ok(Listener::Unix(unix, path)) } else { Err(nobody()) };
     }
-    let tcp = TcpListener::from(OwnedFd::from(unix));
-    tcp.local_addr().and_then(|_| tcp.set_nonblocking(false)).map_err(failed)?;
-    Ok(Listener::Tcp(tcp))
+    let tcp = handed.take_tcp_listener(index).map_err(failed)?.ok_or_else(nobody)?;
+    tcp.set_nonblocking(false).map_err(failed)?;
+    if listens(tcp.as_fd()) { Ok(Listener::Tcp(tcp)) } else { Err(nobody()) }
 }

@@ -13,9 +13,9 @@ use lvd::nbd::server::{Options, Server};
 use lvd::nbd::tls::ServerTls;
 use lvd::nbd::{Export, Exports, StartTls};
 use lvd::{Error, Result};
+use run::Running;
 use std::io::Read;
 use std::path::Path;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -25,7 +25,7 @@ enum End {
     /// The user asks for it.
     Signal,
     /// The command of --run has ended.
-    Command(std::io::Result<ExitStatus>),
+    Command,
     /// Nobody can connect any more.
     Listener(Error),
 }
@@ -93,16 +93,18 @@ fn serve_until_end(arguments: &Serve, handed: Vec<Listener>, exports: Exports) -
     for listener in &place.listeners {
         accept(listener.try_clone()?, server.clone(), ends.clone())?;
     }
-    if let Some(command) = &arguments.run {
-        let export = arguments.exports.first().map_or("", String::as_str);
-        run::start(command, &place, export, ends.clone())?;
-    }
+    let export = arguments.exports.first().map_or("", String::as_str);
+    let start = |command: &String| Running::start(command, &place, export, ends.clone());
+    let mut running = arguments.run.as_ref().map(start).transpose()?;
     let end = end.recv().unwrap_or(End::Signal);
+    if let (Some(running), End::Signal | End::Listener(_)) = (&running, &end) {
+        running.terminate();
+    }
     server.stop();
-    match end {
-        End::Signal => Ok(Outcome::Done),
-        End::Command(status) => run::outcome(status),
-        End::Listener(error) => Err(error),
+    match (end, &mut running) {
+        (End::Command, Some(running)) => running.outcome(),
+        (End::Listener(error), _) => Err(error),
+        _ => Ok(Outcome::Done),
     }
 }
 
