@@ -1,4 +1,5 @@
-//! A Network Block Device server: disks for guests and tools of others, as `doc/proto.md` of the NBD project says.
+//! Network Block Devices, as `doc/proto.md` of the NBD project says: a server of disks for guests and tools of others, and
+//! a client for disks that others serve.
 //!
 //! | file | what |
 //! |---|---|

@@ -184,6 +184,72 @@ fn qemu() {
     lvd!("check", &top).ok();
 }
 
+/// A file system in user space that shows the disk as a file. It needs a device node that containers may lack.
+#[test]
+fn nbdfuse() {
+    let node = std::path::Path::new("/dev/fuse").exists();
+    if !peers(&["nbdfuse"]) || !node {
+        assert!(node || std::env::var("LVD_REQUIRE_PEERS").is_err(), "/dev/fuse is missing, and LVD_REQUIRE_PEERS=1");
+        return;
+    }
+    let place = Place::new();
+    let top = disk(&place);
+    let before = content(&top);
+    let server = Server::start(&place, &["top.lvd"]);
+    let mount = place.path("mount");
+    fs::create_dir(&mount).expect("made");
+    let file = mount.join("disk");
+    let mut fuse = std::process::Command::new("nbdfuse").arg(&file).arg(server.uri()).spawn().expect("started");
+    while !file.exists() {
+        assert!(fuse.try_wait().expect("known").is_none(), "nbdfuse has ended");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    same(&fs::read(&file).expect("read"), &before, "through a file system");
+    let data = Random::new(9).bytes(MIB as usize);
+    let open = fs::OpenOptions::new().write(true).open(&file).expect("opened");
+    std::os::unix::fs::FileExt::write_all_at(&open, &data, 3 * MIB + 5).expect("written");
+    open.sync_all().expect("synced");
+    drop(open);
+    tool!("umount", &mount).ok();
+    fuse.wait().expect("waited for");
+    server.stop().ok();
+    let mut model = before;
+    model[3 * MIB as usize + 5..][..data.len()].copy_from_slice(&data);
+    same(&content(&top), &model, "written through a file system");
+}
+
+/// Another server as a client, and this client behind it.
+#[test]
+fn qemu_nbd() {
+    if !peers(&["qemu-nbd"]) {
+        return;
+    }
+    let place = Place::new();
+    let top = disk(&place);
+    let before = content(&top);
+    let server = Server::start(&place, &["top.lvd"]);
+    let between = place.path("between");
+    let mut relay = std::process::Command::new("qemu-nbd")
+        .args(["-t", "-f", "raw", "-k"])
+        .args([&between, std::path::Path::new(&server.uri())])
+        .spawn()
+        .expect("started");
+    while !between.exists() {
+        assert!(relay.try_wait().expect("known").is_none(), "qemu-nbd has ended");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let uri = format!("nbd+unix:///?socket={}", between.display());
+    lvd!("write", "-f", "raw", "-P", "8", &uri, "5000", "100000").ok();
+    let read = lvd!("read", "-f", "raw", &uri, "0", "24M").ok();
+    relay.kill().expect("killed");
+    relay.wait().expect("waited for");
+    server.stop().ok();
+    let mut model = before;
+    model[5000..105_000].fill(8);
+    same(&read.out, &model, "read through both");
+    same(&content(&top), &model, "written through both");
+}
+
 /// Nobody writes to what is served read-only.
 #[test]
 fn read_only() {

@@ -410,6 +410,21 @@ fn another_disk_in_its_place_is_refused() {
     assert_eq!(error, "remote: no connection: another export is in its place");
 }
 
+/// A disk that grows is larger for who comes then; who was there keeps to what it was told.
+#[test]
+fn a_new_size_is_seen_by_who_comes_then() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
+    let before = rig.client(writing(1, PATIENT));
+    rig.disk.0.lock().unwrap().cache.resize(20_000, 8);
+    let after = rig.client(writing(1, PATIENT));
+    assert_eq!((before.size().unwrap(), after.size().unwrap()), (10_000, 20_000));
+    let mut read = [0; 2];
+    after.read_at(&mut read, 19_998).unwrap();
+    assert_eq!(read, [8, 8]);
+    before.read_at(&mut read, 9_998).unwrap();
+    assert_eq!(read, [7, 7]);
+}
+
 /// A server of these bytes, which then hears what the client says until it goes.
 fn script(bytes: Vec<u8>) -> Connector {
     Box::new(move || {
