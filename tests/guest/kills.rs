@@ -1,0 +1,180 @@
+//! The server is killed with SIGKILL under a guest that writes; the guest reconnects to the next one and goes on.
+//!
+//! `LVD_KILLS` says how often (20), all under one guest. A kill loses nothing that the kernel has, flushed or not: it shows
+//! that what was durable did not live in the server alone, that the image opens whatever was under way, and that its bitmap
+//! missed nothing. What a loss of power takes is another matter (`power`).
+//!
+//! A guest that is to outlive its server has a disk without a write cache. What was acknowledged and not flushed yet may
+//! live in the server alone (which blocks an overlay holds), and no client sends it again: the guest's next flush, which the
+//! next server carries out, would vouch for writes that are gone.
+
+use crate::common::{MIB, Place, Random, lvd as command};
+use crate::files;
+use crate::jobs::unchanged_outside;
+use crate::lvd;
+use crate::machine::{Guest, WriteCache, kit};
+use crate::witness::Witness;
+use lvd::chain::{Chain, ChainOptions, ParentsInDirectories};
+use lvd::storage::{FileOptions, FileStorage, OsHost};
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SIZE: u64 = 128 * MIB;
+/// After one kill in so many the guest's file system is looked at, too.
+const LOOK_EVERY: u64 = 5;
+
+fn kills() -> u64 {
+    std::env::var("LVD_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+/// An overlay whose bitmap records, a server that may die, and what was acknowledged.
+struct Scene {
+    place: Place,
+    base: Vec<u8>,
+    witness: Arc<Witness>,
+    socket: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let place = Place::new();
+        let raw = files::make(&place, "base.raw", SIZE, 8 * MIB);
+        let base = fs::read(&raw).expect("read");
+        lvd!("convert", "-f", "raw", &raw, place.path("base.lvd")).ok();
+        lvd!("create", "-b", "base.lvd", place.path("top.lvd")).ok();
+        lvd!("bitmap", "add", place.path("top.lvd"), "daily").ok();
+        let socket = place.path("socket");
+        let witness = Witness::new(base.clone(), &socket, &place.path("server"));
+        Scene { place, base, witness, socket }
+    }
+
+    fn serve(&self) -> Server {
+        Server::start(&self.place, "top.lvd")
+    }
+
+    /// What a killed server left: sound, with all that it had acknowledged, and with a bitmap that missed nothing.
+    fn check(&self) {
+        let top = self.place.path("top.lvd");
+        lvd!("check", &top).ok();
+        let storage = FileStorage::open(&top, &FileOptions::default()).expect("opened");
+        let policy = ParentsInDirectories::new(self.place.root(), [self.place.root()]);
+        let host = Arc::new(OsHost::default());
+        let chain = Chain::open(Arc::new(storage), host, &policy, &ChainOptions::default()).expect("opened");
+        let now = self.witness.check(&chain);
+        let dirty = chain.image(0).and_then(|image| image.dirty_stretches("daily")).expect("a bitmap");
+        unchanged_outside(&dirty, &self.base, &now);
+    }
+
+    /// The files that the guest was told are durable are in its file system.
+    fn look(&self, synced: u64) {
+        files::survives(&files::raw_copy(&self.place, "top.lvd"), 1..=synced, "after a kill");
+    }
+}
+
+#[test]
+fn a_server_is_killed_under_its_guest() {
+    let Some(kit) = kit() else { return };
+    let scene = Scene::new();
+    let mut server = scene.serve();
+    let mut guest = Guest::boot(kit, &scene.place, &scene.socket, &[], WriteCache::Off);
+    guest.run("mount -t ext4 /dev/vda /mnt");
+    guest.run("write_files 1 & make_noise &");
+    let mut random = Random::new(kills());
+    for kill in 1..=kills() {
+        guest.go_on(2);
+        std::thread::sleep(Duration::from_millis(random.below(200)));
+        scene.witness.until_busy();
+        server.kill();
+        scene.witness.until_silent();
+        // The guest waits, and is told nothing: there is no server.
+        let synced = guest.synced();
+        scene.check();
+        if kill % LOOK_EVERY == 0 {
+            scene.look(synced);
+        }
+        server = scene.serve();
+    }
+    let interrupted = scene.witness.interrupted();
+    println!("{} kills, {interrupted} with requests under way, {} files", kills(), guest.synced());
+    assert!(interrupted * 2 > kills(), "most kills came when there was nothing to lose");
+    guest.go_on(2);
+    guest.rest();
+    guest.run("verify && umount /mnt && e2fsck -fn /dev/vda >/tmp/said 2>&1");
+    let all = guest.synced();
+    guest.end();
+    server.stop();
+    scene.check();
+    files::is_clean(&files::raw_copy(&scene.place, "top.lvd"), 1..=all, "the end");
+}
+
+/// The machine dies with both. Another guest finds what this one was told is durable.
+#[test]
+fn a_server_and_its_guest_are_killed() {
+    let Some(kit) = kit() else { return };
+    let scene = Scene::new();
+    let server = scene.serve();
+    let mut guest = Guest::boot(kit, &scene.place, &scene.socket, &[], WriteCache::On);
+    guest.run("mount -t ext4 /dev/vda /mnt");
+    guest.run("write_files 1 & make_noise &");
+    guest.go_on(30);
+    scene.witness.until_busy();
+    server.kill();
+    let synced = guest.kill();
+    scene.witness.until_silent();
+    scene.check();
+    scene.look(synced);
+    let server = scene.serve();
+    let mut guest = Guest::boot(kit, &scene.place, &scene.socket, &[], WriteCache::On);
+    guest.run("mount -t ext4 /dev/vda /mnt");
+    // The file that was being written when all died is whole, or is not.
+    guest.run(&format!("rm -f /mnt/files/{}", synced + 1));
+    guest.run("verify && umount /mnt && e2fsck -fn /dev/vda >/tmp/said 2>&1");
+    guest.end();
+    server.stop();
+    scene.check();
+    files::is_clean(&files::raw_copy(&scene.place, "top.lvd"), 1..=synced, "the next guest's disk");
+}
+
+/// `lvd serve`, killed if a test fails.
+pub struct Server {
+    child: Child,
+    pub socket: PathBuf,
+}
+
+impl Server {
+    /// Serves `image` of `place`; returns once it listens.
+    pub fn start(place: &Place, image: &str) -> Server {
+        let socket = place.path("server");
+        let mut serve = command();
+        serve.current_dir(place.root()).args(["serve", "--unix"]).arg(&socket).arg(image).stdout(Stdio::null());
+        let mut child = serve.spawn().expect("started");
+        while UnixStream::connect(&socket).is_err() {
+            assert!(child.try_wait().expect("known").is_none(), "the server ends");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Server { child, socket }
+    }
+
+    /// Kills it, as the kernel does that is short of memory.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited for");
+    }
+
+    /// Asks it to end.
+    pub fn stop(mut self) {
+        crate::tool!("kill", self.child.id().to_string()).ok();
+        assert!(self.child.wait().expect("waited for").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
