@@ -87,7 +87,12 @@ fn a_server_is_killed_under_its_guest() {
     for kill in 1..=kills() {
         guest.go_on(2);
         std::thread::sleep(Duration::from_millis(random.below(200)));
-        scene.witness.until_busy();
+        // Just when it has said that something is durable, or while it is at it.
+        if kill % 3 == 0 {
+            scene.witness.until_answered()
+        } else {
+            scene.witness.until_busy()
+        }
         server.kill();
         scene.witness.until_silent();
         // The guest waits, and is told nothing: there is no server.

@@ -30,6 +30,8 @@ struct State {
     acknowledged: Vec<Change>,
     /// What never got an answer: its server is dead.
     doubtful: Vec<Change>,
+    /// Changes and flushes that were acknowledged so far.
+    answers: u64,
     /// Connections that are open.
     connections: usize,
     /// Servers that died so far while changes or flushes were under way.
@@ -103,6 +105,13 @@ impl Witness {
         self.until("a write", |state| {
             state.under_way.values().any(|request| matches!(request, Request::Change { .. }))
         });
+    }
+
+    /// Waits until the server has acknowledged one more change.
+    #[track_caller]
+    pub fn until_answered(&self) {
+        let before = self.state().answers;
+        self.until("an answer", |state| state.answers > before);
     }
 
     /// Waits until the last words of a dead server have been heard.
@@ -229,7 +238,12 @@ impl Witness {
     fn answered(&self, cookie: u64) {
         let mut state = self.state();
         let state = &mut *state;
-        match state.under_way.remove(&cookie) {
+        let request = state.under_way.remove(&cookie);
+        if !matches!(request, None | Some(Request::Other)) {
+            state.answers += 1;
+            self.changed.notify_all();
+        }
+        match request {
             Some(Request::Change { change, fua: false }) => state.acknowledged.push(change),
             Some(Request::Change { change, fua: true }) => {
                 assert!(state.acknowledged.is_empty(), "a guest writes all with FUA, or nothing");
