@@ -4,6 +4,7 @@ use crate::common::{MIB, Place, same};
 use crate::files;
 use crate::lvd;
 use crate::machine::{Guest, WriteCache, kit};
+use crate::witness::Witness;
 use lvd::chain::{Chain, ChainOptions, NoParents, ParentsInDirectories};
 use lvd::jobs::{Job, drive};
 use lvd::live::{Disk, LiveMirror};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// Files that the guest makes before a job, and after it.
-const FILES: u64 = 10;
+const FILES: u64 = 6;
 /// Bytes a second at which jobs copy, so that the guest does much meanwhile.
 const SPEED: u64 = 24 * MIB;
 
@@ -36,6 +37,7 @@ pub struct Stage {
     pub place: Place,
     pub disk: Arc<Disk>,
     pub socket: PathBuf,
+    witness: Arc<Witness>,
     server: Arc<Server>,
     told: Arc<Mutex<Vec<String>>>,
 }
@@ -58,15 +60,16 @@ impl Stage {
         let heard = told.clone();
         let report = Box::new(move |text: &str| heard.lock().expect("no panic while held").push(text.to_owned()));
         let server = Server::new(Exports::new(vec![export]).expect("one"), Options::default(), report);
-        let socket = place.path("socket");
-        let listener = UnixListener::bind(&socket).expect("bound");
+        let (socket, behind) = (place.path("socket"), place.path("server"));
+        let witness = Witness::new(fs::read(raw).expect("read"), &socket, &behind);
+        let listener = UnixListener::bind(behind).expect("bound");
         let serving = server.clone();
         // The guest is the only client. Nothing may hold the disk when it is gone.
         std::thread::spawn(move || {
             let (client, _) = listener.accept().expect("a client");
             serving.serve(Arc::new(client)).expect("a thread");
         });
-        Stage { place, disk, socket, server, told }
+        Stage { place, disk, socket, witness, server, told }
     }
 
     /// All jobs, one after the other, beside a guest that writes. Its disk is then `moved.lvd`; `top.lvd` is as the guest
@@ -125,8 +128,9 @@ impl Stage {
         Chain::open(storage, host(), &NoParents, &options).expect("opened")
     }
 
-    /// The guest is gone: a copy of its disk is made in `name`, and all is closed.
+    /// The guest is gone. Its disk holds what it wrote; a copy is made in `name`, and all is closed.
     pub fn end(self, copy: &str) -> Place {
+        self.witness.check(&*self.disk);
         let mirror = self.disk.mirror(self.target(copy)).expect("begun");
         step_until_ready(&mirror);
         self.disk.split(&mirror).expect("split").close().expect("closed");

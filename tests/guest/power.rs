@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// At one moment in so many the power fails.
-const CUT_EVERY: u64 = 8;
+const CUT_EVERY: u64 = 12;
 /// So many of the states are taken that this can leave.
 const STATES: u64 = 4;
 /// In one of so many states the file system is looked at.

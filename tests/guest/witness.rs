@@ -4,7 +4,7 @@
 use crate::common::MIB;
 use lvd::BlockDevice;
 use lvd::nbd::proto::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -24,6 +24,8 @@ pub struct Witness {
 struct State {
     /// The disk as it is durable.
     disk: Vec<u8>,
+    /// The sectors that were discarded since they were written: they may hold zeros, too.
+    discarded: BTreeSet<usize>,
     /// Requests without an answer, by their cookies.
     under_way: BTreeMap<u64, Request>,
     /// What was acknowledged since, in this order, and no flush has covered.
@@ -38,10 +40,11 @@ struct State {
     interrupted: u64,
 }
 
-/// Bytes, and where.
+/// Bytes, and where. Those of a discard are zeros.
 struct Change {
     offset: u64,
     data: Vec<u8>,
+    discards: bool,
 }
 
 impl Change {
@@ -49,10 +52,6 @@ impl Change {
     fn explains(&self, number: usize, found: &[u8]) -> bool {
         let from = (number * SECTOR).checked_sub(self.offset as usize);
         from.is_some_and(|from| self.data.get(from..from + SECTOR) == Some(found))
-    }
-
-    fn apply(&self, disk: &mut [u8]) {
-        disk[self.offset as usize..][..self.data.len()].copy_from_slice(&self.data);
     }
 }
 
@@ -65,6 +64,28 @@ enum Request {
     Flush(usize),
     /// Of no consequence to what the disk holds.
     Other,
+}
+
+impl State {
+    /// The change is durable.
+    fn settle(&mut self, change: Change) {
+        let (start, end) = (change.offset as usize, change.offset as usize + change.data.len());
+        let sectors = start / SECTOR..end / SECTOR;
+        if change.discards {
+            self.discarded.extend(sectors);
+        } else {
+            self.disk[start..end].copy_from_slice(&change.data);
+            self.discarded.retain(|sector| !sectors.contains(sector));
+        }
+    }
+
+    /// Whether sector `number` may hold `found`.
+    fn allows(&self, number: usize, found: &[u8]) -> bool {
+        let mut since = self.acknowledged.iter().chain(&self.doubtful);
+        found == &self.disk[number * SECTOR..][..SECTOR]
+            || self.discarded.contains(&number) && found.iter().all(|byte| *byte == 0)
+            || since.any(|change| change.explains(number, found))
+    }
 }
 
 impl Witness {
@@ -134,11 +155,10 @@ impl Witness {
             disk.read_at(chunk, at).expect("read");
         }
         for (number, found) in now.chunks(SECTOR).enumerate() {
-            let mut since = state.acknowledged.iter().chain(&state.doubtful);
-            let right =
-                found == &state.disk[number * SECTOR..][..SECTOR] || since.any(|change| change.explains(number, found));
+            let right = state.allows(number, found);
             assert!(right, "sector {number} holds neither what was flushed nor what was written since");
         }
+        state.discarded.clear();
         state.acknowledged.clear();
         state.doubtful.clear();
         state.disk.clone_from(&now);
@@ -189,15 +209,15 @@ impl Witness {
             message.extend(fetch(&mut guest, RequestHead::LENGTH - 4)?);
             let head = RequestHead::parse(&message).expect("all of it");
             let fua = head.flags & NBD_CMD_FLAG_FUA != 0;
-            let change = |data| Request::Change { change: Change { offset: head.offset, data }, fua };
+            let discards = head.command == NBD_CMD_TRIM;
+            let change = |data| Request::Change { change: Change { offset: head.offset, data, discards }, fua };
             if head.command == NBD_CMD_WRITE {
                 message.extend(fetch(&mut guest, head.length as usize)?);
             }
             let mut state = self.state();
             let request = match head.command {
                 NBD_CMD_WRITE => change(message[RequestHead::LENGTH..].to_vec()),
-                NBD_CMD_WRITE_ZEROES => change(vec![0; head.length as usize]),
-                NBD_CMD_TRIM => panic!("the guest was not told to discard"),
+                NBD_CMD_WRITE_ZEROES | NBD_CMD_TRIM => change(vec![0; head.length as usize]),
                 NBD_CMD_FLUSH => Request::Flush(state.acknowledged.len()),
                 _ => Request::Other,
             };
@@ -247,10 +267,11 @@ impl Witness {
             Some(Request::Change { change, fua: false }) => state.acknowledged.push(change),
             Some(Request::Change { change, fua: true }) => {
                 assert!(state.acknowledged.is_empty(), "a guest writes all with FUA, or nothing");
-                change.apply(&mut state.disk);
+                state.settle(change);
             }
             Some(Request::Flush(count)) => {
-                state.acknowledged.drain(..count).for_each(|change| change.apply(&mut state.disk));
+                let settled: Vec<Change> = state.acknowledged.drain(..count).collect();
+                settled.into_iter().for_each(|change| state.settle(change));
                 // Flushes that were sent later, or are answered later, speak of what is left.
                 for request in state.under_way.values_mut() {
                     if let Request::Flush(other) = request {
