@@ -136,7 +136,7 @@ impl Stage {
         self.disk.split(&mirror).expect("split").close().expect("closed");
         self.server.stop();
         self.disk.close().expect("closed");
-        assert_eq!(*self.told.lock().expect("no panic while held"), [String::new(); 0]);
+        assert_eq!(*self.told.lock().expect("no panic while held"), Vec::<String>::new());
         self.place
     }
 }
