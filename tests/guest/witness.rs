@@ -141,6 +141,12 @@ impl Witness {
         self.until("silence", |state| state.connections == 0);
     }
 
+    /// The server has ended well: it has flushed all that it acknowledged.
+    pub fn all_is_durable(&self) {
+        let mut state = self.state();
+        std::mem::take(&mut state.acknowledged).into_iter().for_each(|change| state.settle(change));
+    }
+
     pub fn interrupted(&self) -> u64 {
         self.state().interrupted
     }

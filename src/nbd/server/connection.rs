@@ -88,13 +88,11 @@ impl<'a> Connection<'a> {
                     }
                 }
                 let (taken, last) = (batch.taken, batch.last);
-                let later = match server.stopping() {
-                    true => {
-                        batch.refuse(&mut replies);
-                        Vec::new()
-                    }
-                    false => batch.run(server, terms, &mut arena, &mut replies),
-                };
+                if server.stopping() {
+                    // Not an error: clients that reconnect ask the next server, and hand errors on to their guest.
+                    return Ok(());
+                }
+                let later = batch.run(server, terms, &mut arena, &mut replies);
                 if !later.is_empty() && second.is_none() {
                     let run = || background.run(server, terms, &outlet);
                     match thread::Builder::new().name("nbd-long".into()).spawn_scoped(scope, run) {
