@@ -1,12 +1,12 @@
-//! The server is killed with SIGKILL under a guest that writes; the guest reconnects to the next one and goes on.
+//! The server is killed, or asked to end, under a guest that writes; the guest reconnects to the next one and goes on.
 //!
 //! `LVD_KILLS` says how often (20), all under one guest. A kill loses nothing that the kernel has, flushed or not: it shows
 //! that what was durable did not live in the server alone, that the image opens whatever was under way, and that its bitmap
 //! missed nothing. What a loss of power takes is another matter (`power`).
 //!
-//! A guest that is to outlive its server has a disk without a write cache. What was acknowledged and not flushed yet may
-//! live in the server alone (which blocks an overlay holds), and no client sends it again: the guest's next flush, which the
-//! next server carries out, would vouch for writes that are gone.
+//! A guest that is to outlive kills has a disk without a write cache. What was acknowledged and not flushed yet may live in
+//! the server alone (which blocks an overlay holds), and no client sends it again: the guest's next flush, which the next
+//! server carries out, would vouch for writes that are gone.
 
 use crate::common::{MIB, Place, Random, lvd as command};
 use crate::files;
@@ -142,7 +142,7 @@ fn a_server_is_killed_under_its_guest() {
 #[test]
 fn a_server_is_replaced_under_its_guest() {
     let Some(scene) = Scene::new() else { return };
-    scene.replace_servers(WriteCache::On, kills(), |_, server| {
+    scene.replace_servers(WriteCache::On, kills().div_ceil(2), |_, server| {
         scene.witness.until_busy();
         server.stop();
         scene.witness.until_silent();
