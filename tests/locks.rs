@@ -6,6 +6,7 @@ use lvd::storage::{FileOptions, FileStorage, LockMode, Storage};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn qemu_io(path: &Path, read_only: bool) -> Command {
     let mut command = Command::new("qemu-io");
@@ -101,4 +102,24 @@ fn qemu_keeps_us_out() {
     assert!(matches!(shared.lock(LockMode::Exclusive), Err(Error::Locked { .. })));
     drop(reader);
     shared.lock(LockMode::Exclusive).unwrap();
+}
+
+/// A program opened a file, closed it and started another program on it, which said that somebody reads the file: a third
+/// program was being started by another thread, and until it ran it had all files of the first, locks included.
+#[test]
+fn a_lock_ends_with_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = image(&directory);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let tries: Vec<_> = (0..2000).map(|_| open(&path, LockMode::Exclusive).map(drop)).collect();
+        stop.store(true, Ordering::Relaxed);
+        let failed = tries.iter().filter(|opened| opened.is_err()).count();
+        assert_eq!(failed, 0, "{:?}", tries.into_iter().find(Result::is_err));
+    });
 }

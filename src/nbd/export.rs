@@ -82,6 +82,8 @@ pub struct Export {
     pub description: String,
     /// Whether changes are refused.
     pub read_only: bool,
+    /// Whether every change is durable before it is acknowledged, as if all clients asked for it.
+    pub write_through: bool,
     /// The dirty bitmaps of the device that clients may ask about.
     pub bitmaps: Vec<String>,
     /// The device.

@@ -143,7 +143,7 @@ impl Transmission {
 
     fn command<'a>(&self, head: &RequestHead, data: &'a [u8]) -> Result<Command<'a>, Errno> {
         let has = |flag| head.flags & flag != 0;
-        let fua = has(NBD_CMD_FLAG_FUA);
+        let fua = has(NBD_CMD_FLAG_FUA) || self.terms.export.write_through;
         // FUA is allowed everywhere, since clients are known to set it everywhere.
         let extra = match head.command {
             NBD_CMD_READ if self.terms.structured => NBD_CMD_FLAG_DF,

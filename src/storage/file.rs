@@ -117,6 +117,14 @@ impl FileStorage {
     }
 }
 
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        if lock(&self.held).is_some() {
+            locks::release(&self.file);
+        }
+    }
+}
+
 impl Storage for FileStorage {
     fn name(&self) -> &str {
         &self.name

@@ -36,11 +36,21 @@ pub(super) fn change(file: &File, name: &str, mode: LockMode, held: Option<LockM
     let result = claim(file, name, mode);
     let keep = if result.is_ok() { Some(mode) } else { held };
     let kept: Vec<i64> = keep.map(claims).into_iter().flat_map(|(uses, unshares)| bytes(uses, unshares)).collect();
-    for byte in bytes(ALL, ALL).filter(|byte| !kept.contains(byte)) {
+    unlock(file, bytes(ALL, ALL).filter(|byte| !kept.contains(byte)));
+    result
+}
+
+/// Gives up all locks now: they would live as long as any copy of the descriptor, and a process that is just being started
+/// has one.
+pub(super) fn release(file: &File) {
+    unlock(file, bytes(ALL, ALL));
+}
+
+fn unlock(file: &File, bytes: impl Iterator<Item = i64>) {
+    for byte in bytes {
         // To unlock a byte cannot fail where locking one did not, and nothing could be done about it.
         let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_UNLCK, byte)));
     }
-    result
 }
 
 /// As in QEMU: first every byte of one's own is locked for reading, then the bytes of others are looked at. Two who

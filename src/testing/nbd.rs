@@ -90,6 +90,7 @@ pub fn exports(size: usize) -> Exports {
         name: name.into(),
         description: if read_only { String::new() } else { "a disk".into() },
         read_only,
+        write_through: false,
         bitmaps: if read_only { Vec::new() } else { vec!["b0".into()] },
         device: Arc::new(Memory::new(size)),
     };

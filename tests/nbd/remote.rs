@@ -118,7 +118,8 @@ impl Rig {
     fn start(&self) {
         let (read_only, device) = (self.read_only, Arc::new(self.disk.clone()));
         let (name, description) = ("disk".into(), String::new());
-        let export = Export { name, description, read_only, bitmaps: Vec::new(), device };
+        let (write_through, bitmaps) = (false, Vec::new());
+        let export = Export { name, description, read_only, write_through, bitmaps, device };
         let options = server::Options { grace: Duration::ZERO, ..server::Options::default() };
         let server = Server::new(Exports::new(vec![export]).unwrap(), options, Box::new(|_| {}));
         *self.server.lock().unwrap() = Some(server);

@@ -611,6 +611,9 @@ pub struct Serve {
     /// Allow no changes.
     #[arg(short, long)]
     pub read_only: bool,
+    /// Acknowledge no change before it is durable: a client that reconnects then outlives a server that is killed.
+    #[arg(long, conflicts_with = "read_only")]
+    pub write_through: bool,
     /// Tell clients of this dirty bitmap (as qemu:dirty-bitmap:NAME).
     #[arg(short = 'B', long = "bitmap", value_name = "NAME")]
     pub bitmaps: Vec<String>,

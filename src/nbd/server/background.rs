@@ -4,7 +4,7 @@
 use super::Server;
 use super::connection::Outlet;
 use crate::error::Result;
-use crate::nbd::proto::{Descriptor, Errno};
+use crate::nbd::proto::Descriptor;
 use crate::nbd::{Replies, Terms};
 use crate::sync::{Condvar, Mutex, lock, wait};
 use std::collections::VecDeque;
@@ -199,11 +199,8 @@ impl Background {
     pub(super) fn run_far(&self, server: &Server, terms: &Terms, outlet: &Outlet) {
         while let Some(task) = self.next_far() {
             let cost = task.cost();
-            if server.stopping() {
-                let mut replies = Replies::new(terms.structured);
-                replies.error(task.cookie, Errno::NBD_ESHUTDOWN);
-                outlet.send(&replies, &[]);
-            } else {
+            // Those that wait when the server stops are left to the next one.
+            if !server.stopping() {
                 self.carry_out(task, server, terms, outlet);
             }
             lock(&self.tasks).cost -= cost;

@@ -3,7 +3,6 @@
 use super::Server;
 use super::background::{Later, Task, Work};
 use crate::device;
-use crate::nbd::proto::Errno;
 use crate::nbd::{Command, Flaw, Parsed, Replies, Request, Terms, Transmission};
 use std::ops::Range;
 
@@ -84,11 +83,6 @@ impl<'a> Batch<'a> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.requests.is_empty()
-    }
-
-    /// Nothing of it is done: the server stops.
-    pub(super) fn refuse(self, replies: &mut Replies) {
-        self.requests.iter().for_each(|request| replies.error(request.cookie, Errno::NBD_ESHUTDOWN));
     }
 
     /// Carries it out. The replies are in `replies`, what was read in `arena`; what may take long is returned, and

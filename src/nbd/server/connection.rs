@@ -113,17 +113,12 @@ impl<'a> Connection<'a> {
                     }
                 }
                 let (taken, last) = (batch.taken, batch.last);
-                let mut far = Vec::new();
-                let later = match server.stopping() {
-                    true => {
-                        batch.refuse(&mut replies);
-                        Vec::new()
-                    }
-                    false => {
-                        far = batch.take_far(terms);
-                        batch.run(server, terms, &mut arena, &mut replies)
-                    }
-                };
+                if server.stopping() {
+                    // Not an error: clients that reconnect ask the next server, and hand errors on to their guest.
+                    return Ok(());
+                }
+                let far = batch.take_far(terms);
+                let later = batch.run(server, terms, &mut arena, &mut replies);
                 // What is far may end in a flush.
                 if !(later.is_empty() && far.is_empty() || second) {
                     second = true;

@@ -99,8 +99,8 @@ impl Server {
         thread::Builder::new().name("nbd".into()).spawn(serve).map(drop)
     }
 
-    /// Stops: no request is begun any more, those under way end, and their replies go out. Returns when all clients are
-    /// gone. The devices are neither flushed nor closed by it.
+    /// Stops: no request is begun any more, those under way end, and their replies go out. The others have no answer, and
+    /// may be put to another server. Returns when all clients are gone. The devices are neither flushed nor closed by it.
     pub fn stop(&self) {
         let mut clients = lock(&self.clients);
         self.stopping.store(true, Ordering::SeqCst);

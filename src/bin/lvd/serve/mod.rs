@@ -71,6 +71,7 @@ fn exports(arguments: &Serve, disks: &[Arc<live::Disk>]) -> Result<Exports> {
         name: arguments.exports.get(index).cloned().unwrap_or_else(|| file_name(&arguments.images[index])),
         description: arguments.descriptions.get(index).cloned().unwrap_or_default(),
         read_only: arguments.read_only,
+        write_through: arguments.write_through,
         bitmaps: arguments.bitmaps.iter().filter(|name| has(disk, name)).cloned().collect(),
         device: disk.clone(),
     };
