@@ -128,7 +128,7 @@ pub enum Trusted {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoBitmap {
-    /// What follows the first 64 bytes of the record, as text.
+    /// What follows the first 64 bytes of the record's payload, as text.
     pub name: String,
     /// The rule that it breaks.
     pub broken: String,

@@ -264,7 +264,8 @@ impl Storage for FileStorage {
 
     fn fingerprint(&self) -> Result<[u8; 16]> {
         let metadata = self.file.metadata().map_err(|error| Error::io(&self.name, "cannot examine", error))?;
-        if self.device {
+        // A time before 1970 is none that a fingerprint can tell.
+        if self.device || metadata.mtime() < 0 {
             return Ok([0; 16]);
         }
         let nanoseconds = metadata.mtime().wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec());

@@ -181,6 +181,20 @@ fn a_lock_that_cannot_be_raised_is_kept_and_one_that_is_lowered_lets_readers_in(
 }
 
 #[test]
+fn the_fingerprint_of_a_file_from_before_1970_is_not_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    std::fs::write(&path, b"x").unwrap();
+    let fingerprint = |time| {
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        FileStorage::open(&path, &FileOptions::default()).unwrap().fingerprint().unwrap()
+    };
+    let second = std::time::Duration::from_secs(1);
+    assert_eq!(fingerprint(std::time::UNIX_EPOCH - second), [0; 16]);
+    assert_eq!(fingerprint(std::time::UNIX_EPOCH + second)[..8], 1_000_000_000u64.to_le_bytes());
+}
+
+#[test]
 fn a_file_that_was_replaced_before_it_was_locked_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file");

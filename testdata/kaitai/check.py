@@ -59,13 +59,14 @@ HDR_20 = [{"HDR-02"}, {"HDR-04"}, {"HDR-03"}]
 
 # Fields are read in order, so of two rules that a file breaks it is not always the right one that is told of: HDR-08 of
 # a header; that of HDR-20, and not HDR-01, of a file without room for two slots, none of which is whole; REC-01 of a
-# header that goes on behind its records with what looks like another one.
+# header that goes on behind its records with what looks like another one; REC-05 of a record in whose payload more is wrong.
 OTHER_RULE_FIRST = {
     "hdr-incompat-before_fields",
     "hdr-file-empty", "hdr-file-7_bytes", "hdr-file-half_header", "hdr-file-1_byte", "hdr-file-8_bytes",
     "hdr-file-9_bytes", "hdr-file-16_bytes", "hdr-file-74_bytes",
     "chn-lvd-is_empty", "chn-parent-cut_header", "sid-volume-swapped",
     "rec-walk-header_longer", "rec-walk-last_shorter",
+    "rec-length-parent_and_format", "rec-reserved-section_and_kind", "sid-host-reserved_and_format",
 }
 
 

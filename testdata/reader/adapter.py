@@ -67,6 +67,9 @@ class Adapter:
             found = checker.check(file)
         finally:
             os.close(file.fd)
+        failed = [stretch["why"] for stretch in found["unreadable"] if stretch["rule"] == "PAG-08"]
+        if failed:
+            return {"error": f"{request['open']}: {failed[0]}"}
         return {"rules": found["rules"], "told": [remark["rule"] for remark in found["told"]]}
 
 

@@ -6,7 +6,8 @@
 It reads both header slots and every sector that holds bits, and goes on after a broken rule as far as that makes
 sense (format.md, section 10). The volume is that of a sidecar. The answer is one JSON object on standard output:
 
-    result      how an open would end, as far as this file says: ok, damaged, invalid, unsupported or refused
+    result      how an open would end, as far as this file says: ok, damaged, invalid, unsupported or refused; error if
+                nothing is broken as far as the host lets it be read
     rules       the rules that are broken, each once
     broken      each breach of a rule that refuses the file, or costs a part of its disk
     unreadable  which sectors of which section cannot be read, and the stretch of the disk that they speak of
@@ -26,8 +27,8 @@ from reader import (ALLOCATION, CLOSED, COPY_MARK, HOST, INTENT, LVD, MERGE_MARK
                     SECTION, SECTIONS, SECTOR, SECTOR_BITS, SLOT, STATES, Refusal, bit_count, needed_sectors, printed,
                     read_header, read_slot, unseal)
 
-# Sectors [first, end) of a section cannot be read. `is_damage`: that costs a part of the disk (PAG-04, PAG-07).
-Unreadable = namedtuple("Unreadable", "section kind first end offset disk why is_damage")
+# Sectors [first, end) of a section cannot be read: they are bad (PAG-01), or the host fails to read them (PAG-08).
+Unreadable = namedtuple("Unreadable", "section kind first end offset disk rule why")
 Remark = namedtuple("Remark", "rule message")
 
 
@@ -45,8 +46,9 @@ def check(file, volume=None):
             told += bitmap_remarks(file, header, volume)
     broken = [Remark(flaw.rule, flaw.message) for flaw in flaws]
     broken += [Remark("PAG-01", f"sectors {stretch.first} to {stretch.end - 1} at {stretch.offset}: {stretch.why}")
-               for stretch in unreadable if stretch.is_damage]
-    return {"result": flaws[0].result if flaws else "damaged" if broken else "ok",
+               for stretch in unreadable if (stretch.kind, stretch.rule) == ("allocation", "PAG-01")]
+    is_failing = any(stretch.rule == "PAG-08" for stretch in unreadable)
+    return {"result": flaws[0].result if flaws else "damaged" if broken else "error" if is_failing else "ok",
             "rules": list(dict.fromkeys(remark.rule for remark in broken)),
             "broken": [remark._asdict() for remark in broken],
             "unreadable": [stretch._asdict() for stretch in unreadable],
@@ -71,23 +73,23 @@ def unreadable_sectors(file, header, section):
         return                                          # SEC-01 to SEC-03 say so
     size = header.virtual_size if section.kind == ALLOCATION else section.covered
     runs = []
-    for number, end, why in bad_sectors(file, section):
-        if runs and runs[-1][1:] == (number, why):
+    for number, end, *reason in bad_sectors(file, section):
+        if runs and runs[-1][1:] == (number, reason):
             number = runs.pop()[0]
-        runs.append((number, end, why))
-    for first, end, why in runs:
+        runs.append((number, end, reason))
+    for first, end, reason in runs:
         disk = [min(number * SECTOR_BITS << section.shift, size) for number in (first, end)]
         yield Unreadable(printed(section.id), SECTIONS[section.kind], first, end, section.offset + first * SECTOR,
-                         disk, why, section.kind == ALLOCATION)
+                         disk, *reason)
 
 
 def bad_sectors(file, section):
-    """Yield the first one, the end and the reason of runs of sectors that cannot be read."""
+    """Yield the first one, the end, the rule and the reason of runs of sectors that cannot be read."""
     number, needed = 0, min(needed_sectors(section), section.length // SECTOR)
     while number < needed:
         offset = section.offset + number * SECTOR       # of a page
         if offset + PAGE > file.length:
-            yield number, needed, "the file ends there"                                     # BMP-05
+            yield number, needed, "PAG-01", "the file ends there"                           # BMP-05
             return
         end = min(number + PAGE // SECTOR, needed)
         try:
@@ -95,9 +97,9 @@ def bad_sectors(file, section):
             for place in range(number, end):
                 sector = page[(place - number) * SECTOR:][:SECTOR]
                 if unseal(section, place, sector) is None:
-                    yield place, place + 1, why_bad(place, sector)
-        except OSError as error:                                                            # PAG-08
-            yield number, end, os.strerror(error.errno)
+                    yield place, place + 1, "PAG-01", why_bad(place, sector)
+        except OSError as error:
+            yield number, end, "PAG-08", os.strerror(error.errno)
         number = (file.next_data(offset + PAGE) - section.offset) // PAGE * (PAGE // SECTOR)
 
 

@@ -115,6 +115,19 @@ def printed(identity):
     return str(uuid.UUID(bytes=identity))
 
 
+def parsed(payload, record_type, layout, fields):
+    """Return what is in the payload of a record, or None and why it is not what its type says (REC-05)."""
+    hint = payload[layout.size:]                        # of a parent; other records end there
+    if len(payload) < layout.size or hint and record_type != PARENT:
+        return None, f"a payload of {len(payload)} bytes"
+    record = fields(*layout.unpack_from(payload), *([hint] if record_type == PARENT else []))
+    if record_type == PARENT and record.hint_length != len(hint):
+        return None, "not as long as the hint asks for"
+    if any(any(value) for field, value in record._asdict().items() if field.startswith("reserved")):
+        return None, "reserved bytes are not zero"
+    return record, None
+
+
 class File:
     """A regular file or block device, open for reading and locked against writers (CHN-11)."""
 
@@ -159,7 +172,7 @@ class File:
     def fingerprint(self):
         """Return what tells a volume that was changed from one that was not (EPO-07)."""
         status = os.fstat(self.fd)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or status.st_mtime_ns < 0:
             return NIL
         return struct.pack("<QQ", status.st_mtime_ns % (1 << 64), status.st_ino)
 
@@ -231,25 +244,27 @@ class Header:
     def judge(self):
         """Yield a refusal for each rule that the header breaks, in the order of format.md, section 10, step 3."""
         for flaw in broken(("HDR-03", self.version != 1, f"unknown version {self.version}"),
-                           ("HDR-08", self.incompat, f"unknown incompatible features {self.incompat:#x}"),
-                           ("HDR-10", self.kind not in KINDS, f"unknown kind {self.kind}")):
+                           ("HDR-08", self.incompat, f"unknown incompatible features {self.incompat:#x}")):
             yield flaw
             return                                      # since it may change what anything else means
         right_offset = (self.data_offset == 0 if self.kind == SIDECAR else
                         2 * SLOT <= self.data_offset <= 1 << 60 and self.data_offset % PAGE == 0)
         yield from broken(
+            ("HDR-10", self.kind not in KINDS, f"unknown kind {self.kind}"),
             ("HDR-07", any(self.reserved), "reserved bytes of the header are not zero"),
             ("HDR-11", self.state not in STATES, f"there is no state {self.state}"),
             ("HDR-12", NIL in (self.uuid, self.epoch), "UUID or epoch is nil"),
             ("HDR-13", self.virtual_size > 1 << 60, f"a disk of {self.virtual_size} bytes"),
-            ("HDR-14", not right_offset, f"a data offset of {self.data_offset}"),
+            ("HDR-14", self.kind in KINDS and not right_offset, f"a data offset of {self.data_offset}"),
             ("HDR-15", not 1 <= self.sequence < 1 << 63, f"a sequence number of {self.sequence}"))
         split, fill = self.split_records()
         yield from broken(("REC-01", not fill, "the records do not fill the header"))
+        all_known = fill
         for record in split:
-            yield from self._judge_record(*record)
-        if fill:                                        # else what is missing would be blamed
-            yield from self._judge_together([record_type for record_type, *_ in split])
+            for flaw in self._judge_record(*record):
+                all_known = all_known and flaw.rule != "REC-05"
+                yield flaw
+        yield from self._judge_together([record_type for record_type, *_ in split], all_known)
 
     def split_records(self):
         """Return type, flags, payload and padding of each record that lies in the header. Do they fill it (REC-01)?"""
@@ -272,17 +287,15 @@ class Header:
         if not layout:
             self.optional.get(record_type, []).append(payload)
             return
-        hint = payload[layout.size:]                    # of a parent; other records end there
-        if len(payload) < layout.size or hint and record_type != PARENT:
-            yield Refusal("REC-05", f"{name}: a payload of {len(payload)} bytes")
-            return
-        record = fields(*layout.unpack_from(payload), *([hint] if record_type == PARENT else []))
-        self.records[record_type].append(record)
-        reserved = b"".join(value for field, value in record._asdict().items() if field.startswith("reserved"))
-        may_be_optional = record_type == SECTION and record.kind != ALLOCATION
+        record, why = parsed(payload, record_type, layout, fields)
+        may_be_optional = record_type == SECTION and not (record and record.kind == ALLOCATION)
         yield from broken(
-            ("REC-05", any(reserved), f"{name}: reserved bytes are not zero"),
-            ("REC-11", not flags & 1 and not may_be_optional, f"{name}: not marked as required"),
+            ("REC-05", not record, f"{name}: {why}"),
+            ("REC-11", not flags & 1 and not may_be_optional, f"{name}: not marked as required"))
+        if not record:
+            return
+        self.records[record_type].append(record)
+        yield from broken(
             ("REC-10", record_type == MERGE_MARK and NIL in record[:2], f"{name}: child or epoch is nil"))
         if record_type == SECTION:
             yield from self._judge_section(record, flags & 1)
@@ -305,31 +318,32 @@ class Header:
         if parent.format not in FORMATS or parent.flags & ~1:
             yield Refusal("REC-07", f"parent: unknown format {parent.format} or flags {parent.flags:#x}", "unsupported")
         yield from broken(
-            ("REC-05", parent.hint_length != len(parent.hint), "parent: the record is not as long as the hint asks"),
             ("REC-07", identity != [parent.flags & 1 == 1] * 2, "parent: UUID and epoch do not agree with the flags"),
             ("REC-08", not is_text or len(parent.hint) > 4096, "parent: hint too long, with a NUL or not UTF-8"),
             ("CHN-05", parent.visible_length > self.virtual_size, "parent: the visible length exceeds the disk"))
 
-    def _judge_together(self, types):
-        sections, host = self.records[SECTION], self.first(HOST)
+    def _judge_together(self, types, all_known):
+        """What is missing is known only if `all_known`: the records fill the header, and none of them breaks REC-05."""
+        sections, host = self.records[SECTION], self.first(HOST) if self.kind in KINDS else None
         identities = [section.id for section in sections]
         allocations = [section for section in sections if section.kind == ALLOCATION]
         partial = any(section.covered != self.virtual_size for section in allocations)
         ranges = [(0, 2 * SLOT)] + [(section.offset, section.offset + section.length) for section in sections]
         if self.kind == IMAGE:
             ranges.append((self.data_offset, self.data_offset + self.virtual_size))
-        homeless = self.kind == SIDECAR and allocations and (not host or host.format == LVD)
+        homeless = self.kind == SIDECAR and allocations and (host.format == LVD if host else all_known)
+        is_hostless = self.kind == SIDECAR and all_known and HOST not in types
         overlap = any(max(a, c) < min(b, d) for (a, b), (c, d) in itertools.combinations(ranges, 2))
         too_many = any(types.count(record_type) > (64 if record_type == SECTION else 1) for record_type in RECORDS)
         yield from broken(
             ("REC-06", too_many, "too many records of one type"),
-            ("REC-09", PARENT in types and not allocations, "a parent, but no allocation section"),
+            ("REC-09", all_known and PARENT in types and not allocations, "a parent, but no allocation section"),
             ("REC-12", types != sorted(types), "the records are not in the order of their types"),
             ("SEC-05", overlap, "sections, data area and slots overlap"),
             ("SEC-06", NIL in identities or len(set(identities)) < len(identities), "a section's id is nil or not new"),
             ("SEC-07", len(allocations) > 1 or partial, "two allocation sections, or one that does not fit the disk"),
             ("SEC-09", homeless, "an allocation section in a sidecar without host, or in that of an image"),
-            ("SID-01", (self.kind == SIDECAR) != (HOST in types), "a sidecar without a host, or an image with one"),
+            ("SID-01", is_hostless or self.kind == IMAGE and HOST in types, "a sidecar without host, an image with one"),
             ("SID-03", host and host.format not in (LVD, RAW), f"unknown host format {host and host.format}"),
             ("SID-04", host and self.virtual_size > host.length, "the disk is longer than the sidecar's host"))
 
@@ -360,22 +374,26 @@ def read_slot(file, offset):
 
 
 def read_header(file):
-    """Return the header that counts, or None, and a list of all rules that the file breaks, the first one first."""
+    """Return the header that counts, or None, and a list of all rules that the file breaks, the first one first.
+
+    If one of two whole slots breaks a rule, none counts, and the other one is returned; if both do, the newer one.
+    """
     slots = [read_slot(file, 0), read_slot(file, SLOT)]
     headers = [slot for slot in slots if isinstance(slot, Header)]
     if not headers:                                                                         # HDR-20
         order = ("HDR-02", "HDR-04", "HDR-05", "HDR-03")
         torn = [slot for slot in slots if slot] or [Refusal("HDR-02", "both slots are empty")]
         return None, sorted(torn, key=lambda flaw: order.index(flaw.rule), reverse=True)
-    newest = max(headers, key=lambda header: header.sequence)                               # HDR-19
     is_equal = headers[0].data == headers[-1].data
-    flaws = [Refusal(flaw.rule, f"slot {header.slot}: {flaw.message}", flaw.result)
-             for header in (headers[:1] if is_equal else headers) for flaw in header.judge()]       # HDR-17, HDR-18
-    clash = not is_equal and all(header.sequence == newest.sequence for header in headers)
-    flaws += broken(("HDR-06", clash and not flaws, "two headers of one sequence number differ"))
-    if all(flaw.result != "unsupported" for flaw in flaws):
-        flaws += newest.judge_length(file)
-    return newest, flaws
+    right, flaws = [], []
+    for header in headers[:1] if is_equal else headers:                                     # HDR-17, HDR-18
+        found = [Refusal(flaw.rule, f"slot {header.slot}: {flaw.message}", flaw.result) for flaw in header.judge()]
+        right += [] if found else [header]
+        flaws += found
+    clash = not is_equal and not flaws and headers[0].sequence == headers[-1].sequence
+    flaws += broken(("HDR-06", clash, "two headers of one sequence number differ"))
+    newest = max(right or headers, key=lambda header: header.sequence)                      # HDR-19
+    return newest, flaws + list(newest.judge_length(file) if right else [])
 
 
 def right_header(file):
@@ -725,9 +743,9 @@ class Disk(ExitStack):
         self._refuse_if(header.uuid != link.uuid, "CHN-03", f"{path} is not the disk {printed(link.uuid)}")
         if mark := header.first(MERGE_MARK):
             child_above = any(layer.header.uuid == mark.child_uuid for layer in self.layers)
-            accepted = child_above and link.epoch in (header.epoch, mark.child_epoch)
+            is_named = link.uuid == header.uuid and link.epoch in (header.epoch, mark.child_epoch)
             message = f"{path} is being merged into for {printed(mark.child_uuid)}; running the merge again finishes it"
-            self._refuse_if(not accepted, "CHN-04", message)
+            self._refuse_if(not (child_above and is_named), "CHN-04", message)
         else:
             self._refuse_if(header.epoch != link.epoch, "CHN-03", f"{path} has changed since the link was made")
         self._refuse_if(header.first(COPY_MARK), "CHN-06", f"{path} is not a whole copy yet")

@@ -468,6 +468,14 @@ fn names() -> Vec<Vector> {
             Mark::new("good", DISABLED, bits()),
         ),
         tells(
+            "bmp-name-look_alikes",
+            "Names are compared byte by byte: capital letters, and accents that are letters of their own, make other names.",
+            &["BMP-03"],
+            ["daily", "Daily", "\u{e9}t\u{e9}", "e\u{301}te\u{301}"]
+                .into_iter()
+                .fold(disk(), |disk, name| disk.mark(mark(name))),
+        ),
+        tells(
             "bmp-name-of_none",
             "A record that is none takes no name away: the later one of that name counts.",
             &["BMP-01", "BMP-03", "BMP-04"],
@@ -508,6 +516,8 @@ fn sections() -> Vec<Vector> {
     for tracked in [&mut too_many, &mut all_of_them] {
         tracked.maker.file.set_len(196_608);
     }
+    let mut understood = disk().bitmap("daily", RECORDING, Bits::dirty(12, &[1, 2]));
+    understood.maker.header.sections[0].required = true;
     let largest = Maker::complete("huge", 1 << 60);
     let set = [0, 1, BITS_PER_PAGE, MOST_BITS / 2, MOST_BITS - 1];
     vec![
@@ -519,6 +529,12 @@ fn sections() -> Vec<Vector> {
             "The section named is one of intents.",
             &["BMP-04"],
             disk().mark(Mark::new("daily", RECORDING, Bits::intents(16, &[])).none(rule)),
+        ),
+        tells(
+            "bmp-section-required",
+            "The record of the section says that it must be understood, which it need not: a bitmap it is all the same.",
+            &["BMP-04", "SEC-01"],
+            understood,
         ),
         tells(
             "bmp-section-twice",

@@ -4,12 +4,12 @@ use super::IMAGE;
 use super::chn::{BASE, MIDDLE, base, chain, over, refused};
 use super::maker::{Maker, id};
 use super::vector::{Case, Flag, Role, Vector, Verdict};
-use crate::format::{CopyMark, MergeMark, State, Uuid};
+use crate::format::{CopyMark, Identity, MergeMark, State, Uuid};
 use crate::violation::Violation as V;
 use Verdict::Refused;
 
 pub(super) fn all() -> Vec<Vector> {
-    [matching(), states(), merging(), merging_three(), copying()].concat()
+    [matching(), states(), merging(), trusted(), merging_three(), copying()].concat()
 }
 
 fn matching() -> Vec<Vector> {
@@ -159,6 +159,33 @@ fn merging() -> Vec<Vector> {
             &[V::Marked, V::ParentMatches],
             &mut [(IMAGE, &mut late), (BASE, &mut mixed)],
         ),
+    ]
+}
+
+/// The caller overrides CHN-03 and not CHN-04: the child that the mark names still has to name the file, in one of its two
+/// epochs.
+fn trusted() -> Vec<Vector> {
+    let vector = |name: &str, purpose: &str, change: fn(Identity) -> Option<Identity>| {
+        let bottom = base();
+        let mut top = over(&bottom);
+        let mut mixed = marked(&bottom, top.header.uuid);
+        let parent = top.header.parent.as_mut().expect("it has a parent");
+        parent.identity = parent.identity.and_then(change);
+        let name = format!("chn-merge-trusted_{name}");
+        let purpose = format!("The caller overrides CHN-03, which leaves CHN-04: {purpose}");
+        let layers = &mut [(IMAGE, &mut top), (BASE, &mut mixed)];
+        let mut vector = refused(&name, &purpose, Refused, &[V::Marked], layers);
+        vector.cases[0].trust_links = true;
+        vector
+    };
+    vec![
+        vector("other_epoch", "the child's link names an epoch that is neither the file's nor the mark's.", |named| {
+            Some(Identity { epoch: id("older"), ..named })
+        }),
+        vector("other_file", "the child's link names another file.", |named| {
+            Some(Identity { uuid: id("another"), ..named })
+        }),
+        vector("no_identity", "the child's link names nobody.", |_| None),
     ]
 }
 

@@ -1,11 +1,12 @@
 //! Vectors of sidecars: an allocation section beside a raw volume.
 
 use super::draft::{Draft, HOST, REQUIRED, SECTION};
-use super::maker::{Maker, raw};
+use super::link::marked;
+use super::maker::{Maker, id, raw};
 use super::sparse::Sparse;
 use super::vector::{Case, Role, Vector, Verdict};
 use super::{IMAGE, broken, plain};
-use crate::format::{HostFormat, HostRecord, State, Uuid};
+use crate::format::{HostFormat, HostRecord, MergeMark, State, Uuid};
 use crate::limits::{SLOT_SIZE, SLOTS_END};
 use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
@@ -63,6 +64,17 @@ fn valid() -> Vec<Vector> {
     let mut long = Maker::sidecar("side", 1 << 20, 12).data(0..4096).data(1_044_480..1_048_576);
     let mut former = side();
     former.header.host = Some(HostRecord { format: HostFormat::Raw, length: 32_768, former: Uuid([0xa5; 16]) });
+    let mut merged = side();
+    merged.header.merge_mark = Some(MergeMark { child_uuid: id("child"), child_epoch: id("child's epoch") });
+    let mut looked_at = opens(
+        "sid-merge_mark-looked_at",
+        "A volume with its sidecar that is being merged into: the caller may override, to look.",
+        &[V::Marked],
+        &mut merged,
+    );
+    looked_at.cases[0].ignore_marks = true;
+    let mut over_mixed = Maker::sidecar("side", 32_768, 12).over(&lvd, "base.lvd", 16_384).data(0..4096);
+    let mut mixed = marked(&lvd, over_mixed.header.uuid).data(0..4096);
     let mut bad = side();
     bad.finish();
     bad.file.write(bad.sector_at(0) + 7, &[0x55]);
@@ -81,6 +93,14 @@ fn valid() -> Vec<Vector> {
             .file("base.raw", Role::Parent, base),
         opens("sid-over_image", "The same from an image; the session ended while it was filling.", &[], &mut over_lvd)
             .file("base.lvd", Role::Parent, lvd.finish()),
+        opens(
+            "sid-over_merged",
+            "The base of a merge below the child that its mark names, a sidecar with its volume.",
+            &[V::Marked],
+            &mut over_mixed,
+        )
+        .file("base.lvd", Role::Parent, mixed.finish()),
+        looked_at,
         opens("sid-odd_size", "The volume is no multiple of a block.", &[], &mut odd).also(&["ALC-06"]),
         opens("sid-volume-longer", "The volume is longer than the sidecar says.", &[V::HostLength], &mut longer),
         opens(
@@ -174,6 +194,9 @@ fn volumes() -> Vec<Vector> {
     let mut alone = opens("sid-alone", "A sidecar is opened as if it were an image.", &[], &mut side());
     alone.files.truncate(1);
     alone.cases = vec![Case { broken: vec!["SID-07".into()], ..Case::new(SIDECAR, Verdict::Refused, &[]) }];
+    let mut itself = opens("sid-volume-itself", "A sidecar is given as its own volume.", &[V::Cycle], &mut side());
+    itself.files.truncate(1);
+    itself.cases = vec![Case { volume: Some(SIDECAR.into()), ..Case::new(SIDECAR, Verdict::Refused, &[V::Cycle]) }];
     let image = Vector::new("sid-image_as_sidecar", "An image is opened as if it were a sidecar.", &[])
         .also(&["SID-05"])
         .file(IMAGE, Role::Image, plain().finish())
@@ -201,6 +224,7 @@ fn volumes() -> Vec<Vector> {
         with_volume("sid-volume-byte_short", "The volume is a byte shorter than the sidecar says.", 32_767),
         with_volume("sid-volume-empty", "The volume is empty.", 0),
         alone.also(&["SID-07"]),
+        itself,
         image,
         of_image.also(&["SID-05"]),
     ]
@@ -234,6 +258,20 @@ fn records() -> Vec<Vector> {
         fails("sid-host-reserved", "A reserved byte of the host record is not zero.", V::RecordLength, Invalid, |d| {
             d.put_in(HOST, 4, &[1])
         }),
+        fails(
+            "sid-host-reserved_and_format",
+            "The same, and its format is unknown: of a record that breaks REC-05 the payload is not judged.",
+            V::RecordLength,
+            Invalid,
+            |d| d.put_in(HOST, 0, &[3, 0, 0, 0, 1]),
+        ),
+        fails(
+            "sid-walk-none_counted",
+            "A sidecar that counts none of its records: whether it has a host record is not known.",
+            V::RecordWalk,
+            Invalid,
+            |d| d.put_late(104, &[0]),
+        ),
         fails("sid-data_offset", "A sidecar has no data area, but a data offset.", V::DataOffset, Invalid, |d| {
             d.put(72, &SLOTS_END.to_le_bytes())
         }),

@@ -9,7 +9,7 @@ use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
 
 pub(super) fn all() -> Vec<Vector> {
-    [one_is_left(), newer_wins(), torn(), equal(), refusing(), telling()].concat()
+    [one_is_left(), newer_wins(), torn(), odd_length(), equal(), refusing(), telling()].concat()
 }
 
 /// A slot as a write of eight sectors that stopped leaves it: the `new` sectors of `mask`, the others `old`.
@@ -135,6 +135,32 @@ fn torn() -> Vec<Vector> {
         vector.rules.extend(["HDR-17".into(), "HDR-05".into(), "ORD-30".into()]);
     }
     vectors
+}
+
+/// A length within its limits that is no multiple of 8, under a right checksum: HDR-04 counts in full, and the slot is torn.
+fn odd_length() -> Vec<Vector> {
+    let (old, new) = two();
+    let six = old.encoded();
+    let odd = patched(&new, |draft| draft.put_late(12, &132u32.to_le_bytes()));
+    let newer = patched(&new, |draft| {
+        draft.put(8, &[2]);
+        draft.put_late(12, &132u32.to_le_bytes());
+    });
+    let shows = |name: &str, purpose: &str, slots| shows(name, purpose, old.clone(), slots).also(&["HDR-17", "HDR-04"]);
+    vec![
+        shows(
+            "slots-length_132-in_0",
+            "The length in slot 0 is no multiple of 8, the checksum of so many bytes is right: slot 1 counts.",
+            [&odd, &six],
+        ),
+        shows("slots-length_132-in_1", "The same in slot 1: slot 0 counts.", [&six, &odd]),
+        shows(
+            "slots-version_2_length_132",
+            "Version 2 with a length that is no multiple of 8, and a right checksum, is torn like any other.",
+            [&newer, &six],
+        )
+        .also(&["HDR-03"]),
+    ]
 }
 
 /// Slot 0 held 4 and slot 1 holds 5 when 6 was being written to slot 0.

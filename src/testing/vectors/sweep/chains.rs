@@ -296,9 +296,13 @@ fn formats() -> Vec<Vector> {
     let side = Maker::sidecar("base", SIZE, 12).finish();
     let is_qed = "The link says that the parent is an image; it is a QED image.";
     let is_sidecar = "The parent is a sidecar, which is no disk by itself.";
+    let purpose = "The parent is a sidecar, and the caller overrides all that can be overridden.";
+    let mut trusted = lvd("chn-lvd-is_sidecar_trusted", purpose, Refused, "SID-07", side.clone());
+    (trusted.cases[0].trust_links, trusted.cases[0].ignore_marks) = (true, true);
     let mut vectors = vec![
         lvd("chn-lvd-is_qed", is_qed, Invalid, "HDR-02", qed),
         lvd("chn-lvd-is_sidecar", is_sidecar, Refused, "SID-07", side),
+        trusted,
         lvd("chn-lvd-is_empty", "The parent has no bytes.", Invalid, "HDR-02", Sparse::new(0)),
     ];
     let image = base().finish();

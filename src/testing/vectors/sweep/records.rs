@@ -9,7 +9,8 @@ use crate::testing::vectors::vector::{Role, Vector};
 use crate::violation::Violation as V;
 
 pub(super) fn all() -> Vec<Vector> {
-    [vec![untouched()], walk(), heads(), lengths(), padding(), order(), fields(), links(), required()].concat()
+    [vec![untouched()], walk(), heads(), lengths(), not_looked_at(), padding(), order(), fields(), links(), required()]
+        .concat()
 }
 
 /// Types that an image can have, in their order, with the words of names and of purposes.
@@ -103,6 +104,28 @@ fn lengths() -> Vec<Vector> {
         })
     })
     .into()
+}
+
+/// Of a record that breaks REC-05 nothing of its payload is judged, nor whether it is the one that another one needs.
+fn not_looked_at() -> Vec<Vector> {
+    vec![
+        spoilt_among_all(
+            "rec-length-parent_and_format",
+            "A parent is shorter than its hint asks for, and of unknown format, which is not judged.",
+            &[V::RecordLength],
+            |draft| {
+                draft.put_in(PARENT, 36, &[9]);
+                draft.put_in(PARENT, 48, &[2]);
+            },
+        ),
+        spoilt_among_all(
+            "rec-reserved-section_and_kind",
+            "A section has a reserved byte that is not zero, and is of unknown kind: neither that is judged, nor that a \
+            parent needs an allocation section.",
+            &[V::RecordLength],
+            |draft| draft.put_in(SECTION, 16, &[9, 0, 12, 1]),
+        ),
+    ]
 }
 
 /// The padding of each type that can have some: its first, its last, and a byte in between.
