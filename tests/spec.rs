@@ -233,7 +233,17 @@ fn layers_use_only_those_before_them() {
 #[test]
 fn only_storages_and_servers_touch_the_outside() {
     let mut wrong = Vec::new();
-    let outside = ["src/storage", "src/nbd/client", "src/nbd/server", "src/nbd/socket.rs", "src/nbd/tls"];
+    let outside = [
+        "src/storage",
+        "src/nbd/client/link.rs",
+        "src/nbd/client/mod.rs",
+        "src/nbd/client/wire.rs",
+        "src/nbd/server/background.rs",
+        "src/nbd/server/connection.rs",
+        "src/nbd/server/mod.rs",
+        "src/nbd/socket.rs",
+        "src/nbd/tls",
+    ];
     let inside = |path: &Path| !outside.iter().any(|outside| path.starts_with(outside));
     for (module, path, code) in library().into_iter().filter(|(_, path, _)| inside(path)) {
         for name in OUTSIDE.iter().filter(|name| code.contains(*name)) {

@@ -167,7 +167,7 @@ impl Layer {
     }
 
     /// Whether requests to it, the layers below aside, go to another machine.
-    pub(crate) fn is_far(&self) -> bool {
+    pub fn is_far(&self) -> bool {
         match self {
             Layer::Lvd(image) => image.storage().is_far() || image.data_location().0.is_far(),
             Layer::Raw(raw) => raw.storage().is_far(),

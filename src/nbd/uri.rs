@@ -16,12 +16,12 @@ pub struct Uri {
     /// The export's name; may be empty.
     pub export: String,
     /// How the connection is encrypted, if it is.
-    pub tls: Option<Tls>,
+    pub tls: Option<UriTls>,
 }
 
 /// What a URI says of TLS, with the parameters of libnbd.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tls {
+pub struct UriTls {
     /// `tls-certificates`: the directory of the certificates.
     pub certificates: Option<PathBuf>,
     /// `tls-hostname`: the name that the server's certificate must bear, if it is not the host's.
@@ -61,7 +61,7 @@ impl Uri {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, export) = rest.split_once('/').unwrap_or((rest, ""));
         let decoded = |text: &str| unescaped(text).ok_or_else(|| wrong("has a % that is followed by no byte of UTF-8"));
-        let mut tls = tls.then(Tls::default);
+        let mut tls = tls.then(UriTls::default);
         let mut socket = None;
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             match (parameter.split_once('='), &mut tls) {
@@ -126,7 +126,7 @@ impl fmt::Display for Uri {
                 parameters.push(("socket", path.to_string_lossy().into_owned()));
             }
         }
-        if let Some(Tls { certificates, hostname }) = &self.tls {
+        if let Some(UriTls { certificates, hostname }) = &self.tls {
             let directory = certificates.as_ref().map(|directory| directory.to_string_lossy().into_owned());
             parameters.extend(directory.map(|directory| ("tls-certificates", directory)));
             parameters.extend(hostname.clone().map(|name| ("tls-hostname", name)));
@@ -182,7 +182,7 @@ mod tests {
             ("nbd+unix:///?socket=/run/a%20b", false, Place::Unix("/run/a b".into()), ""),
             ("nbds+unix:///x?socket=s", true, Place::Unix("s".into()), "x"),
         ] {
-            let tls = tls.then(Tls::default);
+            let tls = tls.then(UriTls::default);
             assert_eq!(Uri::parse(text).unwrap(), Uri { place, export: export.into(), tls }, "{text}");
         }
     }
@@ -223,7 +223,7 @@ mod tests {
             hostname in prop::option::of("\\PC{1,20}"),
         ) {
             let place = if unix { Place::Unix(path.into()) } else { Place::Tcp("::1".into(), port) };
-            let tls = tls.then(|| Tls { certificates: directory.map(PathBuf::from), hostname });
+            let tls = tls.then(|| UriTls { certificates: directory.map(PathBuf::from), hostname });
             let uri = Uri { place, export, tls };
             prop_assert_eq!(Uri::parse(&uri.to_string()).unwrap(), uri);
         }

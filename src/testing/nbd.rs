@@ -4,10 +4,10 @@
 use crate::device::{BlockDevice, Extent, ExtentKind};
 use crate::error::{Error, Result};
 use crate::nbd::proto::*;
-use crate::nbd::{
-    Answer, Command, Export, ExportDevice, Exports, Flaw, Handshake, MAX_OPTION, MAX_PAYLOAD, Parsed, Replies, Request,
-    Tls, Transmission,
+use crate::nbd::server::{
+    Answer, Command, Export, ExportDevice, Exports, Flaw, Handshake, Parsed, Replies, Request, Tls, Transmission,
 };
+use crate::nbd::{MAX_OPTION, MAX_PAYLOAD};
 use crate::sync::{Arc, Mutex, lock};
 use crate::zeros;
 use std::collections::VecDeque;

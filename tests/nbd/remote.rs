@@ -3,10 +3,10 @@
 
 use crate::common::Random;
 use lvd::device::{BlockDevice, Extent, ExtentKind};
+use lvd::nbd::Socket;
 use lvd::nbd::client::{Connector, NbdStorage, Options};
 use lvd::nbd::proto::*;
-use lvd::nbd::server::{self, Server};
-use lvd::nbd::{Export, ExportDevice, Exports, Socket};
+use lvd::nbd::server::{self, Export, ExportDevice, Exports, Server};
 use lvd::storage::Storage;
 use lvd::{Error, Result};
 use proptest::prelude::*;

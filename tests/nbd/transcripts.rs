@@ -3,7 +3,7 @@
 //! A transcript has a line for each message, of hexadecimal numbers as wide as the protocol's fields, 'text', and
 //! `BYTE*COUNT`. Lines begin with S: for what the server sends and C: for what the client does.
 
-use lvd::nbd::{Flaw, Tls};
+use lvd::nbd::server::{Flaw, Tls};
 use lvd::testing::nbd::{Dialogue, exports, opening, request};
 use proptest::prelude::*;
 

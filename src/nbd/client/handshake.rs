@@ -60,7 +60,7 @@ enum Stage {
     ExportName,
 }
 
-/// One handshake. Asks for structured replies, for [`ALLOCATION`] and for sizes of blocks, and does without.
+/// One handshake. Asks for structured replies, for `base:allocation` and for sizes of blocks, and does without.
 #[derive(Debug)]
 pub struct Handshake {
     export: String,

@@ -2,7 +2,7 @@
 
 use super::Breach;
 use crate::nbd::proto::*;
-use crate::nbd::{MAX_DESCRIPTORS, MAX_PAYLOAD, MAX_STRING};
+use crate::nbd::{MAX_PAYLOAD, MAX_STRING};
 
 /// What a look at a server's bytes finds.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,6 +127,6 @@ fn what(head: &ChunkHead, payload: &[u8]) -> Option<What> {
 }
 
 /// Most descriptors that are taken of a server: the limit is ours, and far above what it is asked for.
-const MAX_STATUS: usize = 256 * MAX_DESCRIPTORS;
+const MAX_STATUS: usize = 1 << 20;
 /// Longest payload of an error: its words, and an offset.
 const MAX_ERROR: usize = ErrorHead::LENGTH + MAX_STRING + 8;

@@ -3,9 +3,10 @@
 
 use super::Server;
 use super::connection::Outlet;
+use super::replies::Replies;
+use super::transmission::Terms;
 use crate::error::Result;
 use crate::nbd::proto::Descriptor;
-use crate::nbd::{Replies, Terms};
 use crate::sync::{Condvar, Mutex, lock, wait};
 use std::collections::VecDeque;
 use std::ops::Range;

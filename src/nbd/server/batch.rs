@@ -1,9 +1,11 @@
 //! The requests that arrived together, carried out together.
 
+use super::Flaw;
 use super::Server;
 use super::background::{Later, Task, Work};
+use super::replies::Replies;
+use super::transmission::{Command, Parsed, Request, Terms, Transmission};
 use crate::device;
-use crate::nbd::{Command, Flaw, Parsed, Replies, Request, Terms, Transmission};
 use std::ops::Range;
 
 /// Most requests of one batch.

@@ -1,11 +1,15 @@
 //! One client: the handshake, then batches of requests.
 
+use super::Flaw;
 use super::Server;
 use super::background::Background;
 use super::batch::{Arena, Batch};
+use super::handshake::{Answer, Handshake, Tls};
+use super::replies::Replies;
+use super::transmission::{Terms, Transmission};
+use crate::nbd::Socket;
 use crate::nbd::inbox::Inbox;
 use crate::nbd::socket::write_all;
-use crate::nbd::{Answer, Flaw, Handshake, Replies, Socket, Terms, Tls, Transmission};
 use crate::sync::{Arc, Mutex, lock};
 use std::io::{ErrorKind, IoSlice};
 use std::net::Shutdown;

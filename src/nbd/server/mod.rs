@@ -1,21 +1,40 @@
-//! Sockets and threads around the protocol.
+//! A server: disks for guests and tools of others.
 //!
 //! | file | what |
 //! |---|---|
+//! | `export` | what is offered: a device, its name, the bitmaps that go with it |
+//! | `context` | metadata contexts: what `NBD_CMD_BLOCK_STATUS` tells of a device |
+//! | `handshake` | options of a client ↔ replies, until it has chosen an export |
+//! | `transmission` | bytes of a client → requests, refused where they are wrong |
+//! | `replies` | results → bytes |
 //! | `connection` | one client: handshake, then batches of requests on a thread of its own |
 //! | `batch` | the requests that arrived together, carried out together |
-//! | `background` | what may take long, on a second thread of the connection |
+//! | `background` | what may take long, on more threads of the connection |
 //!
-//! A connection has one thread that takes all requests that have arrived, carries them out as one
+//! The first five do no I/O. A connection has one thread that takes all requests that have arrived, carries them out as one
 //! [`submit`](crate::BlockDevice::submit) and sends the replies in one go. Flushes, and what goes over long ranges, are
-//! done on a second thread, so that they hold up nothing else; all flushes that wait there become one.
+//! done on a second thread, so that they hold up nothing else; all flushes that wait there become one. What other machines
+//! are asked for has further threads.
 
 mod background;
 mod batch;
 mod connection;
+mod context;
+mod export;
+mod handshake;
+mod replies;
+mod transmission;
+
+pub use context::Context;
+pub use export::{Export, ExportDevice, Exports};
+pub use handshake::{Answer, Handshake, Tls};
+pub use replies::Replies;
+pub use transmission::{Command, Parsed, Request, Terms, Transmission};
 
 use super::proto::Errno;
-use super::{Exports, Socket, StartTls};
+#[cfg(doc)]
+use super::{MAX_OPTION, MAX_OPTIONS, MAX_PAYLOAD};
+use super::{Socket, StartTls};
 use crate::error::Error;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 use connection::Connection;
@@ -24,6 +43,37 @@ use std::io;
 use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Most queries of one `NBD_OPT_LIST_META_CONTEXT` or `NBD_OPT_SET_META_CONTEXT`.
+pub const MAX_QUERIES: u32 = 1024;
+/// Most descriptors of one metadata context in one reply.
+pub const MAX_DESCRIPTORS: usize = 4096;
+
+/// What a client did that no server can answer: the connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// The flags after the greeting have bits that the server did not offer.
+    #[error("unknown client flags")]
+    ClientFlags,
+    /// An option or request does not begin with its magic number.
+    #[error("a message without its magic number")]
+    Magic,
+    /// An option's data exceeds [`MAX_OPTION`].
+    #[error("an option that is too long")]
+    OptionLength,
+    /// More than [`MAX_OPTIONS`] options.
+    #[error("too many options")]
+    Options,
+    /// `NBD_OPT_EXPORT_NAME` for an export that there is not: the option has no reply that says so.
+    #[error("no such export")]
+    NoExport,
+    /// `NBD_OPT_EXPORT_NAME` in the clear where TLS is required.
+    #[error("no TLS")]
+    NoTls,
+    /// A write of more than [`MAX_PAYLOAD`] bytes.
+    #[error("a write that is too long")]
+    Payload,
+}
 
 /// How a server treats its clients.
 #[derive(Debug, Clone)]

@@ -1,12 +1,12 @@
 //! What is offered to clients: a device under a name.
 
-use super::MAX_STRING;
 use super::context::Context;
-use super::proto::*;
 use crate::chain::{Holder, Layer, holder};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::live::Disk;
+use crate::nbd::MAX_STRING;
+use crate::nbd::proto::*;
 use crate::sync::Arc;
 use std::collections::HashSet;
 use std::ops::Range;

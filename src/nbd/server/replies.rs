@@ -1,6 +1,6 @@
 //! Replies: results of requests as bytes. What was read is not copied: it goes out from where it was read into.
 
-use super::proto::*;
+use crate::nbd::proto::*;
 use crate::zeros;
 use std::io::IoSlice;
 use std::ops::Range;

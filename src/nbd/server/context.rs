@@ -2,9 +2,9 @@
 
 use super::MAX_DESCRIPTORS;
 use super::export::ExportDevice;
-use super::proto::{Descriptor, NBD_STATE_HOLE, NBD_STATE_ZERO};
 use crate::device::ExtentKind;
 use crate::error::Result;
+use crate::nbd::proto::{Descriptor, NBD_STATE_HOLE, NBD_STATE_ZERO};
 use std::ops::Range;
 
 /// One metadata context.

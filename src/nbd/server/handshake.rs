@@ -2,9 +2,10 @@
 
 use super::context::Context;
 use super::export::{Export, Exports};
-use super::proto::*;
 use super::transmission::Terms;
-use super::{Flaw, MAX_OPTION, MAX_OPTIONS, MAX_PAYLOAD, MAX_QUERIES};
+use super::{Flaw, MAX_QUERIES};
+use crate::nbd::proto::*;
+use crate::nbd::{MAX_OPTION, MAX_OPTIONS, MAX_PAYLOAD};
 use crate::sync::Arc;
 
 /// What clients are told to align requests to, for speed: every byte can be read and written.

@@ -2,8 +2,9 @@
 
 use super::context::Context;
 use super::export::Export;
-use super::proto::*;
-use super::{Flaw, MAX_DESCRIPTORS, MAX_PAYLOAD};
+use super::{Flaw, MAX_DESCRIPTORS};
+use crate::nbd::MAX_PAYLOAD;
+use crate::nbd::proto::*;
 use crate::sync::Arc;
 use std::ops::Range;
 
