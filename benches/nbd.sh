@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# lvd serve beside nbdkit's file plugin: requests a second of fio over a Unix socket, in turns.
+# lvd serve beside nbdkit's file plugin: requests a second of fio over a Unix socket; jobs beside nbdcopy; in turns.
 #
 #   benches/nbd.sh [ROUNDS [SECONDS [JOB...]]]        (3 rounds of 4 seconds; all jobs)
 #
@@ -58,4 +58,36 @@ for job in "${jobs[@]}"; do
         theirs=$(run nbdkit "$arguments")
         awk -v job="$job" -v a="$ours" -v b="$theirs" 'BEGIN { printf "%-58s %10d %10d %6.2f\n", job, a, b, a / b }'
     done
+done
+
+# Jobs as a whole, in seconds: ours against nbdcopy's.
+seconds_of() {
+    local begun=$EPOCHREALTIME
+    "$@" >/dev/null
+    awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.3f", b - a }'
+}
+
+compare() {
+    awk -v job="$1" -v a="$2" -v b="$3" 'BEGIN { printf "%-58s %10.3f %10.3f %6.2f\n", job, a, b, b / a }'
+}
+
+printf '\n%-58s %10s %10s %6s\n' "seconds" lvd peer ratio
+for ((round = 0; round < rounds; round++)); do
+    # shellcheck disable=SC2016
+    copy='nbdcopy "$uri" null:'
+    compare "nbdcopy to nowhere (nbdkit)" "$(seconds_of "$lvd" serve disk.lvd --run "$copy")" \
+        "$(seconds_of nbdkit -U - file disk.raw --run "$copy")"
+done
+for delay in 1 5; do
+    nbdkit -r -U "$work/far$delay" -P "$work/pid" --filter=delay file disk.raw rdelay=${delay}ms
+    uri="nbd+unix:///?socket=$work/far$delay"
+    for ((round = 0; round < rounds; round++)); do
+        "$lvd" create -b "$uri" -F raw top.lvd
+        ours=$(seconds_of "$lvd" stream -q --remote top.lvd)
+        # As durable as what is streamed.
+        theirs=$(seconds_of nbdcopy --flush "$uri" copy.raw)
+        rm top.lvd copy.raw
+        compare "stream of a parent $delay ms away (nbdcopy)" "$ours" "$theirs"
+    done
+    kill "$(cat "$work/pid")"
 done

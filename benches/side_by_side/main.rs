@@ -7,6 +7,7 @@ mod bitmaps;
 mod files;
 mod jobs;
 mod live;
+mod remote;
 mod requests;
 mod scattered;
 
@@ -74,4 +75,5 @@ fn main() {
     bench.scattered();
     bench.live();
     bench.bitmaps();
+    bench.remote();
 }
