@@ -5,7 +5,7 @@ use crate::sync::Arc;
 use std::fmt::Debug;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 pub use std::net::Shutdown;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -73,6 +73,9 @@ socket!(TcpStream);
 #[cfg(unix)]
 socket!(UnixStream);
 
+/// How long another machine may take to answer at all.
+const CONNECT: Duration = Duration::from_secs(10);
+
 /// Connects to a server.
 ///
 /// # Errors
@@ -80,9 +83,17 @@ socket!(UnixStream);
 pub(super) fn connect(place: &Place) -> io::Result<Arc<dyn Socket>> {
     match place {
         Place::Tcp(host, port) => {
-            let socket = TcpStream::connect((host.as_str(), *port))?;
-            prepare(&socket)?;
-            Ok(Arc::new(socket))
+            let mut failure = io::Error::from(ErrorKind::AddrNotAvailable);
+            for address in (host.as_str(), *port).to_socket_addrs()? {
+                match TcpStream::connect_timeout(&address, CONNECT) {
+                    Ok(socket) => {
+                        prepare(&socket)?;
+                        return Ok(Arc::new(socket));
+                    }
+                    Err(error) => failure = error,
+                }
+            }
+            Err(failure)
         }
         #[cfg(unix)]
         Place::Unix(path) => Ok(Arc::new(UnixStream::connect(path)?)),

@@ -426,6 +426,22 @@ fn a_new_size_is_seen_by_who_comes_then() {
     assert_eq!(read, [7, 7]);
 }
 
+/// A request that ends the server each time is not made for ever.
+#[test]
+fn a_server_that_always_dies_is_given_up() {
+    let times = Arc::new(AtomicU64::new(0));
+    let counted = times.clone();
+    let opening = script(bytes(&[GREETING, NO_STRUCTURED, GO].concat()));
+    let connector: Connector = Box::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        opening()
+    });
+    let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, PATIENT)).unwrap();
+    let error = client.read_at(&mut [0], 0).unwrap_err().to_string();
+    assert_eq!(error, "remote: no connection: the server ended the connection");
+    assert_eq!(times.load(Ordering::Relaxed), 10);
+}
+
 /// A server of these bytes, which then hears what the client says until it goes.
 fn script(bytes: Vec<u8>) -> Connector {
     Box::new(move || {

@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// has asked for.
 const SMALL: u64 = 64 << 10;
 
+/// A server that was there so many times and never answered a request will not do so. Nor will one that breaks the protocol.
+const MOST_TRIES: u32 = 10;
+
 /// What comes of trying to connect.
 type Attempt<T> = std::result::Result<T, Loss>;
 
@@ -110,16 +113,22 @@ impl Link {
     /// # Errors
     /// The server's, or that it is gone for longer than the options have patience.
     pub(super) fn call(&self, action: &str, bytes: u64, asks: &mut [Ask<'_>]) -> Result<()> {
+        let mut tries = 0;
         loop {
             let wires = self.wires()?;
-            match wires.choose(bytes).call(asks) {
+            let loss = match wires.choose(bytes).call(asks) {
                 Ok(()) => return Ok(()),
                 // It will be another server that goes on.
                 Err(Failure::Refused(errno, _)) if errno == Errno::NBD_ESHUTDOWN as u32 => {
-                    self.lost(&wires, &Loss::Host(Errno::NBD_ESHUTDOWN.text().into()));
+                    Loss::Host(Errno::NBD_ESHUTDOWN.text().into())
                 }
                 Err(Failure::Refused(errno, words)) => return Err(refused(&self.name, action, errno, &words)),
-                Err(Failure::Lost(loss)) => self.lost(&wires, &loss),
+                Err(Failure::Lost(loss)) => loss,
+            };
+            self.lost(&wires, &loss);
+            tries += 1;
+            if tries == MOST_TRIES || matches!(loss, Loss::Breach(_)) {
+                return Err(failed(&self.name, &loss.to_string()));
             }
         }
     }
