@@ -29,11 +29,15 @@ struct Disk(Arc<Mutex<Bytes>>);
 struct Bytes {
     cache: Vec<u8>,
     durable: Vec<u8>,
+    /// What lies behind so many bytes has no room on the host.
+    room: u64,
+    /// How long a flush takes.
+    flush: Duration,
 }
 
 impl Disk {
     fn new(bytes: Vec<u8>) -> Disk {
-        Disk(Arc::new(Mutex::new(Bytes { cache: bytes.clone(), durable: bytes })))
+        Disk(Arc::new(Mutex::new(Bytes { cache: bytes.clone(), durable: bytes, room: u64::MAX, flush: Duration::ZERO })))
     }
 
     fn cut_power(&self) {
@@ -66,6 +70,9 @@ impl BlockDevice for Disk {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        if offset + data.len() as u64 > self.0.lock().unwrap().room {
+            return Err(Error::NoSpace { file: "disk".into() });
+        }
         self.with(offset..offset + data.len() as u64, |bytes| bytes.copy_from_slice(data))
     }
 
@@ -78,6 +85,8 @@ impl BlockDevice for Disk {
     }
 
     fn flush(&self) -> Result<()> {
+        let time = self.0.lock().unwrap().flush;
+        thread::sleep(time);
         let mut bytes = self.0.lock().unwrap();
         bytes.durable = bytes.cache.clone();
         Ok(())
@@ -396,6 +405,22 @@ fn patience_ends_and_the_server_may_come_later() {
     rig.disk.cut_power();
     rig.start();
     thread::sleep(Duration::from_millis(1100));
+    client.sync().unwrap();
+    assert_eq!(rig.disk.durable()[..11], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7]);
+}
+
+/// A write that is refused fails, and that is all. It used to be made again for the next server, which refused it as well:
+/// nobody had a connection any more, not even to read.
+#[test]
+fn what_was_refused_is_not_made_again() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
+    rig.disk.0.lock().unwrap().room = 4096;
+    let client = rig.client(writing(1, Duration::from_secs(1)));
+    client.write_at(&[1; 10], 0).unwrap();
+    assert!(matches!(client.write_at(&[2; 10], 5000), Err(Error::NoSpace { .. })));
+    rig.stop();
+    rig.disk.cut_power();
+    rig.start();
     client.sync().unwrap();
     assert_eq!(rig.disk.durable()[..11], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7]);
 }

@@ -133,9 +133,12 @@ impl Link {
             return self.call(action, bytes, asks);
         }
         let numbers = self.unflushed.add(asks.iter().filter_map(change_of));
-        let changed = self.call(action, bytes, asks);
+        if let Err(error) = self.call(action, bytes, asks) {
+            // No server need have it: one that refuses it again would seem to have lost something.
+            self.unflushed.forget(numbers);
+            return Err(error);
+        }
         self.unflushed.answered(numbers);
-        changed?;
         if self.unflushed.is_full() { self.flush() } else { Ok(()) }
     }
 
@@ -146,7 +149,7 @@ impl Link {
     pub(super) fn flush(&self) -> Result<()> {
         let covered = self.unflushed.covered();
         self.call("cannot flush", 0, &mut [Ask::new(Asked::Flush, 0..0)])?;
-        self.unflushed.forget(&covered);
+        self.unflushed.forget(covered);
         Ok(())
     }
 
