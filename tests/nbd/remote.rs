@@ -619,6 +619,18 @@ fn replies_that_are_none() {
     assert!(matches!(full.write_at(&[1], 0), Err(Error::NoSpace { .. })));
 }
 
+/// A server that is there again each time, and each time dies of the same request, is not asked for ever.
+#[test]
+fn a_request_that_no_server_survives() {
+    let said = [GREETING, STRUCTURED, CONTEXT, GO, "67446699 00000000 0000000000000000"].concat();
+    let options = writing(1, Duration::from_millis(500));
+    let client = NbdStorage::connect("remote".into(), "disk".into(), script(bytes(&said)), options).unwrap();
+    let (done, result) = std::sync::mpsc::channel();
+    thread::spawn(move || done.send(client.read_at(&mut [0; 4], 0)));
+    let error = result.recv_timeout(Duration::from_secs(20)).expect("an end").unwrap_err().to_string();
+    assert_eq!(error, "remote: no connection: the server sent something that is no reply");
+}
+
 /// What a server says of holes may go past the disk or be nothing at all; it never makes data of zeros or an endless loop.
 #[test]
 fn statuses_that_go_too_far() {

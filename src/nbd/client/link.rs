@@ -108,18 +108,24 @@ impl Link {
     /// Carries out `asks`, which move so many `bytes`, over as many connections as it takes.
     ///
     /// # Errors
-    /// The server's, or that it is gone for longer than the options have patience.
+    /// The server's, or that it is gone, or goes again and again, for longer than the options have patience.
     pub(super) fn call(&self, action: &str, bytes: u64, asks: &mut [Ask<'_>]) -> Result<()> {
+        let mut since = None;
         loop {
             let wires = self.wires()?;
-            match wires.choose(bytes).call(asks) {
+            let loss = match wires.choose(bytes).call(asks) {
                 Ok(()) => return Ok(()),
                 // It will be another server that goes on.
                 Err(Failure::Refused(errno, _)) if errno == Errno::NBD_ESHUTDOWN as u32 => {
-                    self.lost(&wires, &Loss::Host(Errno::NBD_ESHUTDOWN.text().into()));
+                    Loss::Host(Errno::NBD_ESHUTDOWN.text().into())
                 }
                 Err(Failure::Refused(errno, words)) => return Err(refused(&self.name, action, errno, &words)),
-                Err(Failure::Lost(loss)) => self.lost(&wires, &loss),
+                Err(Failure::Lost(loss)) => loss,
+            };
+            self.lost(&wires, &loss);
+            // A server that is there again each time may die each time of this very request.
+            if since.get_or_insert_with(Instant::now).elapsed() >= self.options.reconnect {
+                return Err(failed(&self.name, &loss.to_string()));
             }
         }
     }
