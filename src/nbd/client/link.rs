@@ -229,6 +229,8 @@ impl Link {
     }
 
     fn lost(&self, wires: &Arc<Wires>, loss: &Loss) {
+        // First of all: once others may connect, nothing is to go out on the old connections any more.
+        wires.lose(loss);
         let mut state = lock(&self.state);
         if matches!(&*state, State::Up(now) if Arc::ptr_eq(now, wires)) {
             let now = Instant::now();
@@ -236,8 +238,6 @@ impl Link {
             let tried = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
             *state = State::Down { since: now, tried, why: loss.to_string() };
         }
-        drop(state);
-        wires.lose(loss);
     }
 }
 
