@@ -672,6 +672,34 @@ impl Drop for HangUp<'_> {
     }
 }
 
+/// A server that sends megabytes of answers to a caller that is still sending: nobody keeps all of them.
+#[test]
+fn answers_to_a_caller_that_sends_have_a_limit() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    theirs.write_all(&bytes(&[GREETING, STRUCTURED, CONTEXT, GO].concat())).unwrap();
+    let ours = Arc::new(ours);
+    let connector: Connector = Box::new(move || Ok(ours.clone()));
+    let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).unwrap();
+    thread::scope(|scope| {
+        let _hang_up = HangUp(&theirs);
+        let reader = scope.spawn(|| client.read_at(&mut [0; 4], 0));
+        // The options, and the head of the read.
+        thread::sleep(Duration::from_millis(100));
+        // Nobody takes what this one sends.
+        let writer = scope.spawn(|| client.write_at(&vec![1; 1 << 20], 0));
+        thread::sleep(Duration::from_millis(100));
+        let mut chunk = bytes("668e33ef 0000 0005 0000000000010000 00800004 00000005");
+        chunk.resize(chunk.len() + (8 << 20), 0);
+        let taken = (0..8).take_while(|_| (&theirs).write_all(&chunk).is_ok()).count();
+        assert!(taken < 8, "all of it is kept");
+        for failed in [reader.join().unwrap(), writer.join().unwrap()] {
+            let error = failed.unwrap_err().to_string();
+            assert_eq!(error, "remote: no connection: the server sent a chunk that its request does not have");
+        }
+    });
+}
+
 /// A server that answers the first half of a batch of writes, and then sends what another caller reads before it takes the
 /// second half. The answer must not wait for the writer, who is still sending: nobody would read, and all would wait.
 #[test]

@@ -23,11 +23,22 @@ pub(super) const MOST: usize = 256;
 const COOKIE_BITS: u32 = 16;
 /// Most chunks of one reply that are not in order, or wait for their caller.
 const MOST_CHUNKS: usize = 4096;
+/// Most bytes of chunks that wait for their caller.
+const MOST_POSTED: usize = 16 << 20;
 
 impl Chunk {
     /// The number of the caller that it is for.
     fn call(&self) -> u64 {
         self.cookie >> COOKIE_BITS
+    }
+
+    /// Bytes of memory that it takes, beside itself.
+    fn cost(&self) -> usize {
+        match &self.what {
+            What::Status { descriptors, .. } => descriptors.len() * size_of::<Descriptor>(),
+            What::Failed(_, words) => words.len(),
+            What::Simple | What::Nothing | What::Data { .. } | What::Hole { .. } => 0,
+        }
     }
 }
 
@@ -400,7 +411,8 @@ impl Wire {
         if matches!(chunk.what, What::Data { .. }) || open.reads && chunk.what == What::Simple {
             return Ok(Some(chunk));
         }
-        if open.posted.len() == MOST_CHUNKS {
+        let cost: usize = open.posted.iter().map(Chunk::cost).sum();
+        if open.posted.len() == MOST_CHUNKS || cost + chunk.cost() > MOST_POSTED {
             return Err(Breach::Chunk);
         }
         open.posted.push(chunk);
