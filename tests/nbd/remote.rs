@@ -379,6 +379,33 @@ fn nothing_that_was_acknowledged_is_lost() {
     });
 }
 
+/// Flushes come first, but what takes long has its turn too: where somebody always flushed it was never begun.
+#[test]
+fn flushes_without_end_hold_up_nothing_for_ever() {
+    let rig = Rig::new(Disk::new(vec![7; 8 << 20]), false);
+    rig.disk.0.lock().unwrap().flush = Duration::from_millis(50);
+    let client = rig.client(writing(1, PATIENT));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (client, stop) = (&client, &stop);
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(number * 10));
+                while !stop.load(Ordering::Relaxed) {
+                    client.sync().unwrap();
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(300));
+        let (sender, result) = std::sync::mpsc::channel();
+        let client = &client;
+        scope.spawn(move || sender.send(client.punch(0..8 << 20)));
+        let ended = result.recv_timeout(Duration::from_secs(10));
+        stop.store(true, Ordering::Relaxed);
+        ended.expect("it has its turn").unwrap();
+    });
+}
+
 #[test]
 fn without_patience_a_lost_server_is_an_error() {
     let rig = Rig::new(Disk::new(vec![7; 10_000]), false);

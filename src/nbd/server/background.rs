@@ -75,6 +75,8 @@ struct Tasks {
     far: VecDeque<Task>,
     /// Bytes of memory that far tasks take, those that are under way too.
     cost: u64,
+    /// Whether a flush has come before what is long that waits.
+    overtaken: bool,
     /// Threads for far tasks, and those of them that wait for one.
     workers: usize,
     idle: usize,
@@ -141,13 +143,16 @@ impl Background {
         self.changed.notify_all();
     }
 
-    /// Flushes come first: they are short beside the rest, and guests wait for them.
+    /// Flushes come first: they are short beside the rest, and guests wait for them. They take turns with what is long, which
+    /// would else wait for ever where somebody always flushes.
     fn next(&self) -> Option<Turn> {
         let mut tasks = lock(&self.tasks);
         loop {
-            let turn = match () {
-                () if !tasks.flushes.is_empty() => Some(Turn::Flush(std::mem::take(&mut tasks.flushes))),
-                () => tasks.long.pop_front().map(Turn::Long),
+            let flushes = !tasks.flushes.is_empty() && !(tasks.overtaken && !tasks.long.is_empty());
+            tasks.overtaken = flushes;
+            let turn = match flushes {
+                true => Some(Turn::Flush(std::mem::take(&mut tasks.flushes))),
+                false => tasks.long.pop_front().map(Turn::Long),
             };
             if turn.is_some() {
                 self.changed.notify_all();
