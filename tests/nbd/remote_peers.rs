@@ -190,6 +190,27 @@ fn a_parent_is_on_a_server() {
     same(&content(&top), &bytes, "after the stream");
 }
 
+/// What an image on a server says of its parent is looked for on that server, and with leave alone. It used to lead into
+/// this machine's files, of which a stream would have told the server, and to any of its sockets.
+#[test]
+fn an_image_on_a_server_names_nothing_of_this_machine() {
+    let place = Place::new();
+    let bytes = raw(&place, "base.raw");
+    let top = place.path("top.lvd");
+    for (hint, remote) in [(place.path("base.raw"), None), (PathBuf::from("base.raw"), Some(&bytes))] {
+        let _ = fs::remove_file(&top);
+        lvd!("create", "-b", &hint, "-F", "raw", &top).ok();
+        let server = LvdServer::start(&place, &["-r", "-f", "raw", "top.lvd", "base.raw"]);
+        let uri = server.uri().replace("///?", "///top.lvd?");
+        lvd!("read", &uri, "0", "1").fails(1, "allow that with --remote");
+        let read = lvd!("read", "--remote", &uri, "0", "8M");
+        match remote {
+            Some(bytes) => same(&read.ok().out, bytes, "through the server"),
+            None => drop(read.fails(1, "the server has no such export")),
+        }
+    }
+}
+
 /// The server goes: what is here is read, what is not is not, and a stream that failed goes on when it is back.
 #[test]
 fn a_server_that_is_gone() {
