@@ -285,6 +285,15 @@ fn past_the_end_there_are_zeros_and_nothing_can_be_written() {
 }
 
 #[test]
+fn far_past_the_end_of_large_blocks_there_are_zeros() {
+    let blocks = "0003e889045565a9 00000007 00000003 0000000e 0003 00001000 00001000 02000000 ";
+    let client = after(&[GREETING, NO_STRUCTURED, blocks, GO], "");
+    let mut buffer = [1; 6];
+    client.read_at(&mut buffer, u64::MAX - 2).unwrap();
+    assert_eq!(buffer, [0; 6]);
+}
+
+#[test]
 fn a_read_only_export_is_only_read() {
     let rig = Rig::new(Disk::new(vec![7; 10_000]), true);
     let error = NbdStorage::connect("remote".into(), "disk".into(), rig.connector(), writing(1, PATIENT));

@@ -225,9 +225,11 @@ impl Storage for NbdStorage {
             let there = size.saturating_sub(*offset).min(buffer.len() as u64);
             let (buffer, past) = buffer.split_at_mut(there as usize);
             past.fill(0);
+            if buffer.is_empty() {
+                continue;
+            }
             let range = *offset..*offset + there;
             match self.whole(range.clone()) {
-                _ if range.is_empty() => {}
                 blocks if blocks == range => whole.push((*offset, buffer)),
                 blocks => parts.push((*offset, buffer, vec![0; (blocks.end - blocks.start) as usize], blocks.start)),
             }
@@ -248,10 +250,11 @@ impl Storage for NbdStorage {
     fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
         let range = |piece: &(u64, &[u8])| piece.0..piece.0.saturating_add(piece.1.len() as u64);
         pieces.iter().try_for_each(|piece| self.may_change(&range(piece)))?;
+        let pieces = pieces.iter().filter(|piece| !piece.1.is_empty());
         let is_whole = |piece: &&(u64, &[u8])| self.whole(range(piece)) == range(piece);
-        let whole: Vec<(u64, &[u8])> = pieces.iter().filter(is_whole).copied().collect();
+        let whole: Vec<(u64, &[u8])> = pieces.clone().filter(is_whole).copied().collect();
         self.write_whole(&whole)?;
-        pieces.iter().filter(|piece| !is_whole(piece)).try_for_each(|(offset, data)| self.write_part(data, *offset))
+        pieces.filter(|piece| !is_whole(piece)).try_for_each(|(offset, data)| self.write_part(data, *offset))
     }
 
     fn sync(&self) -> Result<()> {
