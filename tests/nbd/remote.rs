@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -108,6 +108,96 @@ impl ExportDevice for Disk {
     fn zeroes_fast(&self) -> bool {
         true
     }
+}
+
+/// A disk on another machine, which does not answer before it is let.
+#[derive(Debug, Clone)]
+struct Far(Disk, Arc<(Mutex<(u64, bool)>, Condvar)>);
+
+impl BlockDevice for Far {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        let (state, changed) = &*self.1;
+        let mut state = state.lock().unwrap();
+        state.0 += 1;
+        changed.notify_all();
+        drop(changed.wait_while(state, |state| !state.1).unwrap());
+        self.0.write_at(data, offset)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> Result<()> {
+        self.0.write_zeroes(range, unmap)
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.0.discard(range)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        self.0.extent(offset, end)
+    }
+}
+
+impl ExportDevice for Far {
+    fn bitmap_run(&self, _: &str, _: u64, end: u64) -> Result<(bool, u64)> {
+        Ok((false, end))
+    }
+
+    fn is_far(&self, _: &Range<u64>, change: bool) -> bool {
+        change
+    }
+
+    fn zeroes_fast(&self) -> bool {
+        true
+    }
+}
+
+/// A client that lost its connection asks for the same on another one, and then for something else. What it had asked for
+/// at first, and was not begun, must not be done after that.
+#[test]
+fn what_waits_goes_with_its_connection() {
+    const SENT: u64 = 40;
+    let disk = Far(Disk::new(vec![0; SIZE]), Arc::default());
+    let (name, description, device) = ("disk".into(), String::new(), Arc::new(disk.clone()));
+    let (read_only, write_through, bitmaps) = (false, false, Vec::new());
+    let export = Export { name, description, read_only, write_through, bitmaps, device };
+    let exports = Exports::new(vec![export]).unwrap();
+    let server = Server::new(exports, server::Options::default(), Box::new(|_| {}));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    server.serve(Arc::new(theirs)).unwrap();
+    let ours = Arc::new(ours);
+    let connector: Connector = {
+        let ours = ours.clone();
+        Box::new(move || Ok(ours.clone()))
+    };
+    let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).unwrap();
+    thread::scope(|scope| {
+        let client = &client;
+        (0..SENT).for_each(|number| drop(scope.spawn(move || client.write_at(&[1; 512], number * 512))));
+        let (state, changed) = &*disk.1;
+        let begun = || changed.wait_while(state.lock().unwrap(), |state| state.0 < 16).unwrap();
+        drop(begun());
+        // Those that cannot begin have arrived as well.
+        thread::sleep(Duration::from_millis(300));
+        ours.shutdown(std::net::Shutdown::Both).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        begun().1 = true;
+        changed.notify_all();
+    });
+    server.stop();
+    let written = disk.0.content().chunks(512).filter(|sector| sector[0] == 1).count();
+    assert_eq!(written, 16, "what was under way alone");
 }
 
 /// A server that can go and come again.

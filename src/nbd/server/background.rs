@@ -137,9 +137,17 @@ impl Background {
         self.changed.notify_all();
     }
 
-    /// There will be no more tasks; those that wait are done.
-    pub(super) fn close(&self) {
-        lock(&self.tasks).closed = true;
+    /// There will be no more tasks. Those that wait are done if the client has ended in order, and `finish` says so. One that
+    /// is gone may ask for the same on another connection, and then for something else: what is not begun must not come after
+    /// that.
+    pub(super) fn close(&self, finish: bool) {
+        let mut tasks = lock(&self.tasks);
+        tasks.closed = true;
+        if !finish {
+            tasks.long.clear();
+            tasks.far.clear();
+        }
+        drop(tasks);
         self.changed.notify_all();
     }
 

@@ -105,7 +105,7 @@ impl<'a> Connection<'a> {
         let background = Background::default();
         thread::scope(|scope| {
             // However this ends, the second thread is told.
-            let _closing = Closing(&background);
+            let mut closing = Closing { background: &background, finish: false };
             let mut second = false;
             let (mut arena, mut replies) = (Arena::default(), Replies::new(terms.structured));
             loop {
@@ -138,7 +138,9 @@ impl<'a> Connection<'a> {
                         return Ok(());
                     }
                 }
-                if !outlet.send(&replies, arena.memory()) || last {
+                let sent = outlet.send(&replies, arena.memory());
+                if !sent || last {
+                    closing.finish = sent;
                     return Ok(());
                 }
                 replies.clear();
@@ -159,11 +161,14 @@ fn spawn<'scope>(
 }
 
 /// Closes the background of a connection when it goes.
-struct Closing<'a>(&'a Background);
+struct Closing<'a> {
+    background: &'a Background,
+    finish: bool,
+}
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.close();
+        self.background.close(self.finish);
     }
 }
 
