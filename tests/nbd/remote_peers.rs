@@ -211,6 +211,21 @@ fn an_image_on_a_server_names_nothing_of_this_machine() {
     }
 }
 
+/// Nobody holds an export as a file is held: that one command reads and overwrites it must be seen beforehand.
+#[test]
+fn an_export_is_not_copied_onto_itself() {
+    let place = Place::new();
+    let file = place.sparse("a.raw", 8 * MIB);
+    let server = LvdServer::start(&place, &["-f", "raw", "a.raw"]);
+    lvd!("create", server.uri(), "4M").ok();
+    lvd!("write", "-P", "5", server.uri(), "0", "4M").ok();
+    for verb in ["convert", "mirror", "backup"] {
+        lvd!(verb, "-q", "-O", "raw", server.uri(), server.uri()).fails(1, "it is what is copied");
+    }
+    server.stop().ok();
+    assert!(content(&file)[..4 * MIB as usize].iter().all(|byte| *byte == 5));
+}
+
 /// The server goes: what is here is read, what is not is not, and a stream that failed goes on when it is back.
 #[test]
 fn a_server_that_is_gone() {

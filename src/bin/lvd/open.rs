@@ -242,6 +242,15 @@ impl Target {
         &self.storage
     }
 
+    /// Refuses a target in which a layer of `source` lies. Of files their locks have told already.
+    pub fn refuse_source(&self, source: &Disk) -> Result<()> {
+        let layers = &source.chain.layers;
+        match layers.iter().any(|layer| same_file(&**file_of(layer), &*self.storage)) {
+            true => Err(Error::Invalid(format!("{}: it is what is copied, or a layer below it", self.storage.name()))),
+            false => Ok(()),
+        }
+    }
+
     /// Makes the file an LVD image.
     pub fn create(&self, options: &CreateOptions) -> Result<()> {
         Image::create(&*self.storage, &*host(), options)
