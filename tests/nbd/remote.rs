@@ -37,7 +37,12 @@ struct Bytes {
 
 impl Disk {
     fn new(bytes: Vec<u8>) -> Disk {
-        Disk(Arc::new(Mutex::new(Bytes { cache: bytes.clone(), durable: bytes, room: u64::MAX, flush: Duration::ZERO })))
+        Disk(Arc::new(Mutex::new(Bytes {
+            cache: bytes.clone(),
+            durable: bytes,
+            room: u64::MAX,
+            flush: Duration::ZERO,
+        })))
     }
 
     fn cut_power(&self) {
