@@ -5,10 +5,13 @@ use crate::sync::Arc;
 use std::fmt::Debug;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 pub use std::net::Shutdown;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+/// How long a machine may take to answer to each of its addresses. The host would wait for one that is gone for minutes.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A byte stream that one thread reads while others write.
 pub trait Socket: Send + Sync {
@@ -80,9 +83,17 @@ socket!(UnixStream);
 pub(super) fn connect(place: &Place) -> io::Result<Arc<dyn Socket>> {
     match place {
         Place::Tcp(host, port) => {
-            let socket = TcpStream::connect((host.as_str(), *port))?;
-            prepare(&socket)?;
-            Ok(Arc::new(socket))
+            let mut why = ErrorKind::NotFound.into();
+            for address in (host.as_str(), *port).to_socket_addrs()? {
+                match TcpStream::connect_timeout(&address, CONNECT) {
+                    Ok(socket) => {
+                        prepare(&socket)?;
+                        return Ok(Arc::new(socket));
+                    }
+                    Err(error) => why = error,
+                }
+            }
+            Err(why)
         }
         #[cfg(unix)]
         Place::Unix(path) => Ok(Arc::new(UnixStream::connect(path)?)),
