@@ -33,6 +33,8 @@ struct Bytes {
     room: u64,
     /// How long a flush takes.
     flush: Duration,
+    /// How many of the flushes to come fail.
+    broken: u64,
 }
 
 impl Disk {
@@ -42,6 +44,7 @@ impl Disk {
             durable: bytes,
             room: u64::MAX,
             flush: Duration::ZERO,
+            broken: 0,
         })))
     }
 
@@ -93,6 +96,10 @@ impl BlockDevice for Disk {
         let time = self.0.lock().unwrap().flush;
         thread::sleep(time);
         let mut bytes = self.0.lock().unwrap();
+        if bytes.broken > 0 {
+            bytes.broken -= 1;
+            return Err(Error::Denied("the flush fails".into()));
+        }
         bytes.durable = bytes.cache.clone();
         Ok(())
     }
@@ -508,6 +515,20 @@ fn flushes_without_end_hold_up_nothing_for_ever() {
         stop.store(true, Ordering::Relaxed);
         ended.expect("it has its turn").unwrap();
     });
+}
+
+/// A flush that the client asks for by itself fails. What was acknowledged before may be gone from the server's cache then,
+/// and the flush after it succeeds: it used to be told that all is durable.
+#[test]
+fn a_flush_that_failed_is_not_made_good_by_the_next() {
+    let rig = Rig::new(Disk::new(vec![0; SIZE]), false);
+    let client = rig.client(writing(1, PATIENT));
+    rig.disk.0.lock().unwrap().broken = 1;
+    let written = (0..1000).map(|_| client.write_at(&[1; SIZE], 0)).find_map(Result::err).expect("a flush");
+    assert!(written.to_string().starts_with("remote: cannot flush: "), "{written}");
+    assert!(matches!(client.sync(), Err(Error::Poisoned { .. })));
+    assert!(matches!(client.write_at(&[1], 0), Err(Error::Poisoned { .. })));
+    client.read_at(&mut [0], 0).unwrap();
 }
 
 #[test]

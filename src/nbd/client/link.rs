@@ -39,7 +39,12 @@ pub(super) struct Link {
     changed: Condvar,
     /// What a new server may not have.
     unflushed: Unflushed,
+    /// The flush that failed first. One that succeeds after it says nothing of what was to be durable before.
+    broken: Mutex<Option<String>>,
 }
+
+/// A server's number of an error, and its words.
+type Refusal = (u32, String);
 
 enum State {
     Up(Arc<Wires>),
@@ -91,8 +96,8 @@ impl Link {
             return Err(Error::Denied(format!("{name}: the server has no way to make durable what is written to it")));
         }
         let state = Mutex::new(State::Up(Arc::new(wires)));
-        let (changed, unflushed) = (Condvar::new(), Unflushed::default());
-        Ok(Link { name, export, connector, options, offer, state, changed, unflushed })
+        let (changed, unflushed, broken) = (Condvar::new(), Unflushed::default(), Mutex::default());
+        Ok(Link { name, export, connector, options, offer, state, changed, unflushed, broken })
     }
 
     /// What the server promised.
@@ -110,16 +115,24 @@ impl Link {
     /// # Errors
     /// The server's, or that it is gone, or goes again and again, for longer than the options have patience.
     pub(super) fn call(&self, action: &str, bytes: u64, asks: &mut [Ask<'_>]) -> Result<()> {
+        match self.put(bytes, asks)? {
+            None => Ok(()),
+            Some((errno, words)) => Err(refused(&self.name, action, errno, &words)),
+        }
+    }
+
+    /// The same; what the server refuses is no error.
+    fn put(&self, bytes: u64, asks: &mut [Ask<'_>]) -> Result<Option<Refusal>> {
         let mut since = None;
         loop {
             let wires = self.wires()?;
             let loss = match wires.choose(bytes).call(asks) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(None),
                 // It will be another server that goes on.
                 Err(Failure::Refused(errno, _)) if errno == Errno::NBD_ESHUTDOWN as u32 => {
                     Loss::Host(Errno::NBD_ESHUTDOWN.text().into())
                 }
-                Err(Failure::Refused(errno, words)) => return Err(refused(&self.name, action, errno, &words)),
+                Err(Failure::Refused(errno, words)) => return Ok(Some((errno, words))),
                 Err(Failure::Lost(loss)) => loss,
             };
             self.lost(&wires, &loss);
@@ -133,8 +146,9 @@ impl Link {
     /// Carries out a change, which a server that comes after this one gets too, unless it was made durable before.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// As [`call`](Self::call); [`Error::Poisoned`] after a flush that failed.
     pub(super) fn change(&self, action: &str, bytes: u64, asks: &mut [Ask<'_>]) -> Result<()> {
+        self.sound()?;
         if self.options.reconnect.is_zero() {
             return self.call(action, bytes, asks);
         }
@@ -151,12 +165,26 @@ impl Link {
     /// Makes durable all changes that were done before the call.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// As [`change`](Self::change).
     pub(super) fn flush(&self) -> Result<()> {
+        self.sound()?;
         let covered = self.unflushed.covered();
-        self.call("cannot flush", 0, &mut [Ask::new(Asked::Flush, 0..0)])?;
+        if let Some((errno, words)) = self.put(0, &mut [Ask::new(Asked::Flush, 0..0)])? {
+            let error = refused(&self.name, "cannot flush", errno, &words);
+            lock(&self.broken).get_or_insert_with(|| error.to_string());
+            return Err(error);
+        }
+        // Another one may have failed meanwhile.
+        self.sound()?;
         self.unflushed.forget(covered);
         Ok(())
+    }
+
+    fn sound(&self) -> Result<()> {
+        match &*lock(&self.broken) {
+            Some(cause) => Err(Error::Poisoned { file: self.name.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// The connections; new ones if they are lost.
