@@ -144,12 +144,12 @@ impl BlockDevice for Far {
         self.0.write_at(data, offset)
     }
 
-    fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> Result<()> {
-        self.0.write_zeroes(range, unmap)
+    fn write_zeroes(&self, range: Range<u64>, _: bool) -> Result<()> {
+        panic!("it zeroes {range:?}");
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {
-        self.0.discard(range)
+        panic!("it discards {range:?}");
     }
 
     fn flush(&self) -> Result<()> {
@@ -175,12 +175,8 @@ impl ExportDevice for Far {
     }
 }
 
-/// A client that lost its connection asks for the same on another one, and then for something else. What it had asked for
-/// at first, and was not begun, must not be done after that.
-#[test]
-fn what_waits_goes_with_its_connection() {
-    const SENT: u64 = 40;
-    let disk = Far(Disk::new(vec![0; SIZE]), Arc::default());
+/// A server of `disk`, and a client of it with one connection.
+fn far_client(disk: &Far) -> (Arc<Server>, Arc<UnixStream>, NbdStorage) {
     let (name, description, device) = ("disk".into(), String::new(), Arc::new(disk.clone()));
     let (read_only, write_through, bitmaps) = (false, false, Vec::new());
     let export = Export { name, description, read_only, write_through, bitmaps, device };
@@ -189,11 +185,34 @@ fn what_waits_goes_with_its_connection() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     server.serve(Arc::new(theirs)).unwrap();
     let ours = Arc::new(ours);
-    let connector: Connector = {
-        let ours = ours.clone();
-        Box::new(move || Ok(ours.clone()))
-    };
+    let stream = ours.clone();
+    let connector: Connector = Box::new(move || Ok(stream.clone()));
     let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).unwrap();
+    (server, ours, client)
+}
+
+/// A device that panics takes its connection with it, and nothing else: the server used to wait for its thread.
+#[test]
+fn a_server_ends_whatever_its_devices_do() {
+    let (server, ours, client) = far_client(&Far(Disk::new(vec![0; SIZE]), Arc::default()));
+    let (sender, result) = std::sync::mpsc::channel();
+    thread::spawn(move || drop(client.punch(0..UNIT)));
+    thread::sleep(Duration::from_millis(300));
+    ours.shutdown(std::net::Shutdown::Both).unwrap();
+    thread::spawn(move || {
+        server.stop();
+        sender.send(())
+    });
+    result.recv_timeout(Duration::from_secs(20)).expect("it ends");
+}
+
+/// A client that lost its connection asks for the same on another one, and then for something else. What it had asked for
+/// at first, and was not begun, must not be done after that.
+#[test]
+fn what_waits_goes_with_its_connection() {
+    const SENT: u64 = 40;
+    let disk = Far(Disk::new(vec![0; SIZE]), Arc::default());
+    let (server, ours, client) = far_client(&disk);
     thread::scope(|scope| {
         let client = &client;
         (0..SENT).for_each(|number| drop(scope.spawn(move || client.write_at(&[1; 512], number * 512))));

@@ -131,7 +131,7 @@ impl Background {
         more
     }
 
-    /// The thread that was asked for is not to be had.
+    /// A thread for far tasks ends, or is not to be had.
     pub(super) fn lacks_thread(&self) {
         lock(&self.tasks).workers -= 1;
         self.changed.notify_all();
@@ -156,9 +156,10 @@ impl Background {
     fn next(&self) -> Option<Turn> {
         let mut tasks = lock(&self.tasks);
         loop {
-            let flushes = !tasks.flushes.is_empty() && !(tasks.overtaken && !tasks.long.is_empty());
-            tasks.overtaken = flushes;
-            let turn = match flushes {
+            let alone = tasks.long.is_empty();
+            let flush = !tasks.flushes.is_empty() && (alone || !tasks.overtaken);
+            tasks.overtaken = flush && !alone;
+            let turn = match flush {
                 true => Some(Turn::Flush(std::mem::take(&mut tasks.flushes))),
                 false => tasks.long.pop_front().map(Turn::Long),
             };
@@ -180,7 +181,6 @@ impl Background {
             let task = tasks.far.pop_front();
             if task.is_some() || tasks.closed {
                 tasks.idle -= 1;
-                tasks.workers -= usize::from(task.is_none());
                 self.changed.notify_all();
                 return task;
             }
@@ -211,6 +211,8 @@ impl Background {
 
     /// Does what is far until there will be no more.
     pub(super) fn run_far(&self, server: &Server, terms: &Terms, outlet: &Outlet) {
+        // It is one less also if it panics: the thread that flushes would wait for it, and the server for that.
+        let _leaving = Leaving(self);
         while let Some(task) = self.next_far() {
             let cost = task.cost();
             // Those that wait when the server stops are left to the next one.
@@ -237,6 +239,15 @@ impl Background {
             Err(error) => replies.error(cookie, server.errno(&error)),
         }
         outlet.send(&replies, &memory);
+    }
+}
+
+/// A thread for far tasks that will end.
+struct Leaving<'a>(&'a Background);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.lacks_thread();
     }
 }
 
