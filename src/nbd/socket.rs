@@ -10,6 +10,9 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+/// How long a machine may take to answer to each of its addresses. The host would wait for one that is gone for minutes.
+const CONNECT: Duration = Duration::from_secs(10);
+
 /// A byte stream that one thread reads while others write.
 pub trait Socket: Send + Sync {
     /// Waits for bytes and takes those that are there; 0 at the end.
@@ -73,9 +76,6 @@ socket!(TcpStream);
 #[cfg(unix)]
 socket!(UnixStream);
 
-/// How long another machine may take to answer at all.
-const CONNECT: Duration = Duration::from_secs(10);
-
 /// Connects to a server.
 ///
 /// # Errors
@@ -83,17 +83,17 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(super) fn connect(place: &Place) -> io::Result<Arc<dyn Socket>> {
     match place {
         Place::Tcp(host, port) => {
-            let mut failure = io::Error::from(ErrorKind::AddrNotAvailable);
+            let mut why = ErrorKind::NotFound.into();
             for address in (host.as_str(), *port).to_socket_addrs()? {
                 match TcpStream::connect_timeout(&address, CONNECT) {
                     Ok(socket) => {
                         prepare(&socket)?;
                         return Ok(Arc::new(socket));
                     }
-                    Err(error) => failure = error,
+                    Err(error) => why = error,
                 }
             }
-            Err(failure)
+            Err(why)
         }
         #[cfg(unix)]
         Place::Unix(path) => Ok(Arc::new(UnixStream::connect(path)?)),

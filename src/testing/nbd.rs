@@ -126,7 +126,7 @@ impl Dialogue {
     /// Begins, with the server's greeting.
     pub fn new(exports: Exports, tls: Tls) -> Dialogue {
         let mut sent = Vec::new();
-        let phase = Phase::Handshake(Handshake::new(Arc::new(exports), tls, &mut sent));
+        let phase = Phase::Handshake(Handshake::new(Arc::new(exports), tls, true, &mut sent));
         let (inbox, events, cookies) = (Vec::new(), Vec::new(), VecDeque::new());
         Dialogue { phase, tls, inbox, sent, events, cookies, flaw: None, structured: false }
     }

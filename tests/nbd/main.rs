@@ -4,10 +4,12 @@
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod far;
 mod hostile;
 mod peers;
 mod remote;
 mod remote_peers;
+mod scripted;
 mod serve;
 mod tls;
 mod transcripts;

@@ -77,6 +77,10 @@ fn nbdinfo() {
     let keys = ["offset", "length", "type"];
     assert_eq!(rows(&told(contexts[2]), keys), rows(&bitmap, keys));
     server.stop().ok();
+    // Who may have one connection is not led to wait for a second one.
+    let server = Server::start(&place, &["top.lvd", "-e", "1"]);
+    assert_eq!(tool!("nbdinfo", "--json", server.uri()).ok().json()["exports"][0]["can_multi_conn"], false);
+    server.stop().ok();
 }
 
 #[test]

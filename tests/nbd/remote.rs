@@ -1,16 +1,14 @@
-//! The NBD client against servers in this process: what it reads and writes, what it makes of servers that mean harm, and
-//! what becomes of its requests when a server goes.
+//! The NBD client against servers in this process: what it reads and writes, and what
+//! becomes of its requests when a server goes.
 
 use crate::common::Random;
 use lvd::device::{BlockDevice, Extent, ExtentKind};
-use lvd::nbd::Socket;
 use lvd::nbd::client::{Connector, NbdStorage, Options};
-use lvd::nbd::proto::*;
 use lvd::nbd::server::{self, Export, ExportDevice, Exports, Server};
 use lvd::storage::Storage;
 use lvd::{Error, Result};
 use proptest::prelude::*;
-use std::io::{self, Read, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,22 +16,34 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-const SIZE: usize = 256 << 10;
-const UNIT: u64 = 4096;
+pub const SIZE: usize = 256 << 10;
+pub const UNIT: u64 = 4096;
 
 /// A disk with a cache that a power cut empties.
 #[derive(Debug, Clone)]
-struct Disk(Arc<Mutex<Bytes>>);
+pub struct Disk(Arc<Mutex<Bytes>>);
 
 #[derive(Debug)]
 struct Bytes {
     cache: Vec<u8>,
     durable: Vec<u8>,
+    /// What lies behind so many bytes has no room on the host.
+    room: u64,
+    /// How long a flush takes.
+    flush: Duration,
+    /// How many of the flushes to come fail.
+    broken: u64,
 }
 
 impl Disk {
-    fn new(bytes: Vec<u8>) -> Disk {
-        Disk(Arc::new(Mutex::new(Bytes { cache: bytes.clone(), durable: bytes })))
+    pub fn new(bytes: Vec<u8>) -> Disk {
+        Disk(Arc::new(Mutex::new(Bytes {
+            cache: bytes.clone(),
+            durable: bytes,
+            room: u64::MAX,
+            flush: Duration::ZERO,
+            broken: 0,
+        })))
     }
 
     fn cut_power(&self) {
@@ -41,11 +51,11 @@ impl Disk {
         bytes.cache = bytes.durable.clone();
     }
 
-    fn content(&self) -> Vec<u8> {
+    pub fn content(&self) -> Vec<u8> {
         self.0.lock().unwrap().cache.clone()
     }
 
-    fn durable(&self) -> Vec<u8> {
+    pub fn durable(&self) -> Vec<u8> {
         self.0.lock().unwrap().durable.clone()
     }
 
@@ -66,6 +76,9 @@ impl BlockDevice for Disk {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        if offset + data.len() as u64 > self.0.lock().unwrap().room {
+            return Err(Error::NoSpace { file: "disk".into() });
+        }
         self.with(offset..offset + data.len() as u64, |bytes| bytes.copy_from_slice(data))
     }
 
@@ -78,7 +91,13 @@ impl BlockDevice for Disk {
     }
 
     fn flush(&self) -> Result<()> {
+        let time = self.0.lock().unwrap().flush;
+        thread::sleep(time);
         let mut bytes = self.0.lock().unwrap();
+        if bytes.broken > 0 {
+            bytes.broken -= 1;
+            return Err(Error::Denied("the flush fails".into()));
+        }
         bytes.durable = bytes.cache.clone();
         Ok(())
     }
@@ -146,7 +165,7 @@ impl Rig {
     }
 }
 
-fn writing(connections: usize, reconnect: Duration) -> Options {
+pub fn writing(connections: usize, reconnect: Duration) -> Options {
     Options { write: true, connections, reconnect, tls: None }
 }
 
@@ -370,6 +389,47 @@ fn nothing_that_was_acknowledged_is_lost() {
     });
 }
 
+/// Flushes come first, but what takes long has its turn too: where somebody always flushed it was never begun.
+#[test]
+fn flushes_without_end_hold_up_nothing_for_ever() {
+    let rig = Rig::new(Disk::new(vec![7; 8 << 20]), false);
+    rig.disk.0.lock().unwrap().flush = Duration::from_millis(50);
+    let client = rig.client(writing(1, PATIENT));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (client, stop) = (&client, &stop);
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(number * 10));
+                while !stop.load(Ordering::Relaxed) {
+                    client.sync().unwrap();
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(300));
+        let (sender, result) = std::sync::mpsc::channel();
+        let client = &client;
+        scope.spawn(move || sender.send(client.punch(0..8 << 20)));
+        let ended = result.recv_timeout(Duration::from_secs(10));
+        stop.store(true, Ordering::Relaxed);
+        ended.expect("it has its turn").unwrap();
+    });
+}
+
+/// A flush that the client asks for by itself fails. What was acknowledged before may be gone from the server's cache then,
+/// and the flush after it succeeds: it used to be told that all is durable.
+#[test]
+fn a_flush_that_failed_is_not_made_good_by_the_next() {
+    let rig = Rig::new(Disk::new(vec![0; SIZE]), false);
+    let client = rig.client(writing(1, PATIENT));
+    rig.disk.0.lock().unwrap().broken = 1;
+    let written = (0..1000).map(|_| client.write_at(&[1; SIZE], 0)).find_map(Result::err).expect("a flush");
+    assert!(written.to_string().starts_with("remote: cannot flush: "), "{written}");
+    assert!(matches!(client.sync(), Err(Error::Poisoned { .. })));
+    assert!(matches!(client.write_at(&[1], 0), Err(Error::Poisoned { .. })));
+    client.read_at(&mut [0], 0).unwrap();
+}
+
 #[test]
 fn without_patience_a_lost_server_is_an_error() {
     let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
@@ -400,6 +460,22 @@ fn patience_ends_and_the_server_may_come_later() {
     assert_eq!(rig.disk.durable()[..11], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7]);
 }
 
+/// A write that is refused fails, and that is all. It used to be made again for the next server, which refused it as well:
+/// nobody had a connection any more, not even to read.
+#[test]
+fn what_was_refused_is_not_made_again() {
+    let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
+    rig.disk.0.lock().unwrap().room = 4096;
+    let client = rig.client(writing(1, Duration::from_secs(1)));
+    client.write_at(&[1; 10], 0).unwrap();
+    assert!(matches!(client.write_at(&[2; 10], 5000), Err(Error::NoSpace { .. })));
+    rig.stop();
+    rig.disk.cut_power();
+    rig.start();
+    client.sync().unwrap();
+    assert_eq!(rig.disk.durable()[..11], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7]);
+}
+
 #[test]
 fn another_disk_in_its_place_is_refused() {
     let rig = Rig::new(Disk::new(vec![7; 10_000]), false);
@@ -424,282 +500,4 @@ fn a_new_size_is_seen_by_who_comes_then() {
     assert_eq!(read, [8, 8]);
     before.read_at(&mut read, 9_998).unwrap();
     assert_eq!(read, [7, 7]);
-}
-
-/// A request that ends the server each time is not made for ever.
-#[test]
-fn a_server_that_always_dies_is_given_up() {
-    let times = Arc::new(AtomicU64::new(0));
-    let counted = times.clone();
-    let opening = script(bytes(&[GREETING, NO_STRUCTURED, GO].concat()));
-    let connector: Connector = Box::new(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-        opening()
-    });
-    let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, PATIENT)).unwrap();
-    let error = client.read_at(&mut [0], 0).unwrap_err().to_string();
-    assert_eq!(error, "remote: no connection: the server ended the connection");
-    assert_eq!(times.load(Ordering::Relaxed), 10);
-}
-
-/// A server of these bytes, which then hears what the client says until it goes.
-fn script(bytes: Vec<u8>) -> Connector {
-    Box::new(move || {
-        let (ours, mut theirs) = UnixStream::pair()?;
-        let bytes = bytes.clone();
-        thread::spawn(move || {
-            let _ = theirs.write_all(&bytes);
-            let _ = theirs.shutdown(std::net::Shutdown::Write);
-            let _ = io::copy(&mut theirs, &mut io::sink());
-        });
-        Ok(Arc::new(ours) as Arc<dyn Socket>)
-    })
-}
-
-/// Numbers as wide as their digits say, big endian; anything that begins with a quotation mark is text.
-fn bytes(fields: &str) -> Vec<u8> {
-    let field = |field: &str| match field.strip_prefix('\'') {
-        Some(text) => text.as_bytes().to_vec(),
-        None => (0..field.len()).step_by(2).map(|at| u8::from_str_radix(&field[at..at + 2], 16).unwrap()).collect(),
-    };
-    fields.split_whitespace().flat_map(field).collect()
-}
-
-const GREETING: &str = "4e42444d41474943 49484156454f5054 0003 ";
-const STRUCTURED: &str = "0003e889045565a9 00000008 00000001 00000000 ";
-const NO_STRUCTURED: &str = "0003e889045565a9 00000008 80000001 00000000 ";
-const CONTEXT: &str = "0003e889045565a9 0000000a 00000004 00000013 00000005 'base:allocation \
-                       0003e889045565a9 0000000a 00000001 00000000 ";
-/// 1 MiB, with flush, FUA and zeroes.
-const GO: &str = "0003e889045565a9 00000007 00000003 0000000c 0000 0000000000100000 004d \
-                  0003e889045565a9 00000007 00000001 00000000 ";
-
-fn refused(parts: &[&str]) -> String {
-    let options = writing(1, Duration::ZERO);
-    let opened = NbdStorage::connect("remote".into(), "disk".into(), script(bytes(&parts.concat())), options);
-    opened.map(|_| ()).unwrap_err().to_string()
-}
-
-#[test]
-fn handshakes_that_lead_nowhere() {
-    for (parts, why) in [
-        (&[""][..], "the server ended the connection"),
-        (&["'HTTP/1.1_400_Bad_Request"], "it is no NBD server"),
-        (&["4e42444d41474943 00420281861253 0000000000100000"], "the server speaks the protocol of before 2010"),
-        (&[GREETING, "0003e889045565a9 00000007 00000001 00000000"], "the server sent something that is no reply"),
-        (&[GREETING, "0003e889045565a8 00000008 00000001 00000000"], "the server sent something that is no reply"),
-        (
-            &[GREETING, "0003e889045565a9 00000008 00000001 00010001"],
-            "the server sent a message of an impossible length",
-        ),
-        (&[GREETING, "0003e889045565a9 00000008 80000005 00000000"], "the server wants TLS"),
-        (
-            &[GREETING, "0003e889045565a9 00000008 00000003 00000000"],
-            "the server sent a reply that its option does not have",
-        ),
-        (&[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 80000006 00000000"], "the server has no such export"),
-        (
-            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 80000002 00000005 'not ", "0a '!"],
-            "the server does not give the export: not\\n!",
-        ),
-        (
-            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 00000001 00000000"],
-            "the server sent a reply that its option does not have",
-        ),
-        (
-            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 00000003 00000004 0000 0000"],
-            "the server sent a reply that its option does not have",
-        ),
-        (
-            &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 00000003 0000000e 0003 00000003 00001000 02000000"],
-            "the server's sizes of blocks make no sense",
-        ),
-    ] {
-        let error = refused(parts);
-        assert_eq!(error, format!("remote: no connection: {why}"), "{parts:?}");
-    }
-    let endless = "0003e889045565a9 00000007 00000003 0000000c 0000 0000000000100000 004d ".repeat(1100);
-    assert!(refused(&[GREETING, NO_STRUCTURED, &endless]).ends_with("the server sent too many replies"));
-    let huge = GO.replace("0000000000100000", "7fffffffffffffff");
-    assert!(refused(&[GREETING, NO_STRUCTURED, &huge]).ends_with("larger than any can be"));
-    let no_flush = GO.replace("004d", "0001");
-    assert!(refused(&[GREETING, NO_STRUCTURED, &no_flush]).ends_with("no way to make durable what is written to it"));
-}
-
-/// The client of a server that gives 1 MiB, and then says this.
-fn after(opening: &[&str], replies: &str) -> NbdStorage {
-    let connector = script(bytes(&format!("{}{replies}", opening.concat())));
-    NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).expect("connected")
-}
-
-#[test]
-fn handshakes_that_lead_somewhere() {
-    let mut buffer = [0; 4];
-    let simple = "67446698 00000000 0000000000000000 'four ";
-    // The greeting without the fixed newstyle has one option, and no reply but this; GO may be unknown.
-    for opening in [
-        &["4e42444d41474943 49484156454f5054 0002 ", "0000000000100000 0005 "][..],
-        &[GREETING, NO_STRUCTURED, "0003e889045565a9 00000007 80000001 00000000 ", "0000000000100000 0005 "],
-        &[GREETING, NO_STRUCTURED, GO],
-    ] {
-        after(opening, simple).read_at(&mut buffer, 0).unwrap();
-        assert_eq!(&buffer, b"four");
-    }
-    let zeroes = "00".repeat(124);
-    after(&["4e42444d41474943 49484156454f5054 0000 ", "0000000000100000 0005 ", &zeroes], simple)
-        .read_at(&mut buffer, 0)
-        .unwrap();
-    // No contexts; chunks in any order.
-    let none = "0003e889045565a9 0000000a 80000001 00000000 ";
-    let chunks = "668e33ef 0000 0002 0000000000000000 0000000c 0000000000000002 00000002 \
-                  668e33ef 0001 0001 0000000000000000 0000000a 0000000000000000 'to ";
-    after(&[GREETING, STRUCTURED, none, GO], chunks).read_at(&mut buffer, 0).unwrap();
-    assert_eq!(&buffer, b"to\0\0");
-}
-
-#[test]
-fn replies_that_are_none() {
-    let structured = [GREETING, STRUCTURED, CONTEXT, GO];
-    for (replies, why) in [
-        ("", "the server ended the connection"),
-        ("67446699 00000000 0000000000000000", "the server sent something that is no reply"),
-        // A simple reply to a read, though structured ones were agreed upon.
-        ("67446698 00000000 0000000000000000 'four", "the server sent a chunk that its request does not have"),
-        ("668e33ef 0001 0000 0000000000000001 00000000", "the server answered what was not asked"),
-        ("668e33ef 0001 0000 0000000000010000 00000000", "the server answered what was not asked"),
-        ("668e33ef 0001 0000 0000000000000000 00000000", "the server left out some of what was asked for"),
-        ("668e33ef 0001 0000 0000000000000000 00000001 00", "the server sent a message of an impossible length"),
-        ("668e33ef 0001 0003 0000000000000000 00000000", "the server sent a chunk that its request does not have"),
-        ("668e33ef 0001 0001 0000000000000000 00000004 00000000", "the server sent a message of an impossible length"),
-        ("668e33ef 0001 0001 0000000000000000 ffffffff", "the server sent a message of an impossible length"),
-        // More than was asked for, beside it, all of it twice, and nothing.
-        (
-            "668e33ef 0001 0001 0000000000000000 0000000d 0000000000000000 'fours",
-            "the server sent data that was not asked for",
-        ),
-        (
-            "668e33ef 0001 0001 0000000000000000 0000000c 0000000000000001 'four",
-            "the server sent data that was not asked for",
-        ),
-        (
-            "668e33ef 0001 0001 0000000000000000 0000000c ffffffffffffffff 'four",
-            "the server sent data that was not asked for",
-        ),
-        (
-            "668e33ef 0000 0002 0000000000000000 0000000c 0000000000000000 00000003 \
-             668e33ef 0001 0002 0000000000000000 0000000c 0000000000000000 00000001",
-            "the server sent data that was not asked for",
-        ),
-        (
-            "668e33ef 0000 0002 0000000000000000 0000000c 0000000000000000 00000000",
-            "the server sent data that was not asked for",
-        ),
-        (
-            "668e33ef 0001 0005 0000000000000000 0000000c 00000005 00001000 00000000",
-            "the server sent a chunk that its request does not have",
-        ),
-        ("668e33ef 0001 0005 0000000000000000 00000004 00000005", "the server sent a message of an impossible length"),
-    ] {
-        let error = after(&structured, replies).read_at(&mut [0; 4], 0).unwrap_err().to_string();
-        assert_eq!(error, format!("remote: no connection: {why}"), "{replies}");
-    }
-    let error = "668e33ef 0001 8001 0000000000000000 0000000b 00000005 0005 'bad\u{1b}! ";
-    let error = after(&structured, error).read_at(&mut [0; 4], 0).unwrap_err().to_string();
-    assert_eq!(error, "remote: cannot read: the server says: input/output error (bad\\u{1b}!)");
-    let full = after(&[GREETING, NO_STRUCTURED, GO], "67446698 0000001c 0000000000000000");
-    assert!(matches!(full.write_at(&[1], 0), Err(Error::NoSpace { .. })));
-}
-
-/// What a server says of holes may go past the disk or be nothing at all; it never makes data of zeros or an endless loop.
-#[test]
-fn statuses_that_go_too_far() {
-    let structured = [GREETING, STRUCTURED, CONTEXT, GO];
-    let status = |descriptors: &str| {
-        let length = 4 + descriptors.split_whitespace().map(|field| field.len() / 2).sum::<usize>();
-        format!("668e33ef 0001 0005 0000000000000000 {length:08x} 00000005 {descriptors}")
-    };
-    let first_data = |replies: &str| after(&structured, replies).next_data(0..1 << 20);
-    assert_eq!(first_data(&status("ffffffff 00000003")).unwrap(), None);
-    assert_eq!(first_data(&status("00001000 00000003 ffffffff 00000000")).unwrap(), Some(0x1000..1 << 20));
-    // A descriptor of no length says nothing.
-    assert_eq!(first_data(&status("00000000 00000003")).unwrap(), Some(0..1 << 20));
-    let holes = "00000001 00000003 00000001 00000000 ".repeat(1000);
-    assert_eq!(first_data(&status(&holes)).unwrap(), Some(1..2));
-}
-
-/// A server that reads nothing and sends nothing is not waited for without end.
-#[test]
-fn a_silent_server_is_not_waited_for() {
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
-    theirs.write_all(&bytes(GREETING)).unwrap();
-    let ours = Arc::new(ours);
-    ours.set_timeout(Some(Duration::from_millis(1))).unwrap();
-    let begun = std::time::Instant::now();
-    let connector: Connector = Box::new(move || Ok(ours.clone()));
-    let error = NbdStorage::connect("remote".into(), "disk".into(), connector, Options::default()).unwrap_err();
-    assert_eq!(error.to_string(), "remote: no connection: the server does not answer");
-    assert!(begun.elapsed() >= Duration::from_secs(9), "it has ten seconds");
-    theirs.read_exact(&mut [0; 4]).expect("the client's flags");
-}
-
-/// Ends a connection also when a test fails.
-struct HangUp<'a>(&'a UnixStream);
-
-impl Drop for HangUp<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-/// A server that answers the first half of a batch of writes, and then sends what another caller reads before it takes the
-/// second half. The answer must not wait for the writer, who is still sending: nobody would read, and all would wait.
-#[test]
-fn nobody_waits_for_a_caller_that_sends() {
-    const LENGTH: usize = 4 << 20;
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
-    for timeout in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-        timeout(&theirs, Some(Duration::from_secs(20))).unwrap();
-    }
-    theirs.write_all(&bytes(&[GREETING, NO_STRUCTURED, &GO.replace("100000", "800000")].concat())).unwrap();
-    let ours = Arc::new(ours);
-    let connector: Connector = Box::new(move || Ok(ours.clone()));
-    let client = NbdStorage::connect("remote".into(), "disk".into(), connector, writing(1, Duration::ZERO)).unwrap();
-    thread::scope(|scope| {
-        let _hang_up = HangUp(&theirs);
-        let reader = scope.spawn(|| {
-            let mut all = vec![0; LENGTH];
-            client.read_at(&mut all, 0).unwrap();
-            all
-        });
-        let head = || {
-            let mut bytes = [0; RequestHead::LENGTH];
-            (&theirs).read_exact(&mut bytes).unwrap();
-            RequestHead::parse(&bytes).unwrap()
-        };
-        // What the client said while it haggled.
-        let mut options = [0; 4 + 16 + 16 + 12];
-        (&theirs).read_exact(&mut options).unwrap();
-        let read = head();
-        let writer = scope.spawn(|| {
-            let data = vec![1; LENGTH / 2];
-            client.write_batch(&[(0, &data), (LENGTH as u64, &data)]).unwrap();
-        });
-        let done = |cookie| {
-            let mut bytes = Vec::new();
-            SimpleReply { magic: NBD_SIMPLE_REPLY_MAGIC, error: 0, cookie }.put(&mut bytes);
-            bytes
-        };
-        let write = || {
-            let head = head();
-            (&theirs).read_exact(&mut vec![0; head.length as usize]).unwrap();
-            head
-        };
-        let first = write();
-        (&theirs).write_all(&done(first.cookie)).unwrap();
-        (&theirs).write_all(&[done(read.cookie), vec![7; LENGTH]].concat()).expect("somebody reads");
-        let second = write();
-        (&theirs).write_all(&done(second.cookie)).unwrap();
-        writer.join().unwrap();
-        assert!(reader.join().unwrap() == vec![7; LENGTH]);
-    });
 }

@@ -190,6 +190,42 @@ fn a_parent_is_on_a_server() {
     same(&content(&top), &bytes, "after the stream");
 }
 
+/// What an image on a server says of its parent is looked for on that server, and with leave alone. It used to lead into
+/// this machine's files, of which a stream would have told the server, and to any of its sockets.
+#[test]
+fn an_image_on_a_server_names_nothing_of_this_machine() {
+    let place = Place::new();
+    let bytes = raw(&place, "base.raw");
+    let top = place.path("top.lvd");
+    for (hint, remote) in [(place.path("base.raw"), None), (PathBuf::from("base.raw"), Some(&bytes))] {
+        let _ = fs::remove_file(&top);
+        lvd!("create", "-b", &hint, "-F", "raw", &top).ok();
+        let server = LvdServer::start(&place, &["-r", "-f", "raw", "top.lvd", "base.raw"]);
+        let uri = server.uri().replace("///?", "///top.lvd?");
+        lvd!("read", &uri, "0", "1").fails(1, "allow that with --remote");
+        let read = lvd!("read", "--remote", &uri, "0", "8M");
+        match remote {
+            Some(bytes) => same(&read.ok().out, bytes, "through the server"),
+            None => drop(read.fails(1, "the server has no such export")),
+        }
+    }
+}
+
+/// Nobody holds an export as a file is held: that one command reads and overwrites it must be seen beforehand.
+#[test]
+fn an_export_is_not_copied_onto_itself() {
+    let place = Place::new();
+    let file = place.sparse("a.raw", 8 * MIB);
+    let server = LvdServer::start(&place, &["-f", "raw", "a.raw"]);
+    lvd!("create", server.uri(), "4M").ok();
+    lvd!("write", "-P", "5", server.uri(), "0", "4M").ok();
+    for verb in ["convert", "mirror", "backup"] {
+        lvd!(verb, "-q", "-O", "raw", server.uri(), server.uri()).fails(1, "it is what is copied");
+    }
+    server.stop().ok();
+    assert!(content(&file)[..4 * MIB as usize].iter().all(|byte| *byte == 5));
+}
+
 /// The server goes: what is here is read, what is not is not, and a stream that failed goes on when it is back.
 #[test]
 fn a_server_that_is_gone() {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 /// Live Virtual Disk: images whose only metadata is bitmaps, and jobs that copy, stream and merge them.
 ///
 /// Sizes and offsets are bytes or have a suffix, all in powers of 1024: 4096, 0x1000, 64K, 1.5G.
-/// An image that begins with nbd:// or nbd+unix:// is an export of an NBD server (nbd+unix:///EXPORT?socket=PATH).
+/// An image that begins with nbd:// or nbd+unix:// is an export of an NBD server (nbd+unix:///EXPORT?socket=PATH), with
+/// nbds for TLS (nbds://HOST/EXPORT?tls-certificates=DIR).
 /// Exit codes are those of qemu-img: 0 done, 1 failed or misused.
 #[derive(Parser, Debug)]
 #[command(name = "lvd", version, max_term_width = 100)]

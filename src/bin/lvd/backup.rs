@@ -44,6 +44,7 @@ pub fn backup(arguments: &Backup) -> Result<()> {
 
 fn full(arguments: &Backup, source: &Disk, count: Option<Count>) -> Result<run::Done> {
     let target = Target::open(&arguments.target, &arguments.opening.access)?;
+    target.refuse_source(source)?;
     target.keep_if(|| {
         let (layer, fresh) = target.layer(arguments.output_format, source.chain().size())?;
         let work = jobs::Backup::full(source.chain(), layer.clone(), fresh, count)?;
@@ -67,6 +68,7 @@ fn incremental(arguments: &Backup, source: &Disk, previous: &str, count: Option<
     };
     drop(parent);
     let target = Target::open(&arguments.target, access)?;
+    target.refuse_source(source)?;
     target.keep_if(|| {
         target.create(&options)?;
         let chain = target.chain(access)?;

@@ -74,6 +74,7 @@ fn copy(
 ) -> Result<()> {
     let source = Disk::open(source, opening, false)?;
     let target = Target::open(target, &opening.access)?;
+    target.refuse_source(&source)?;
     target.keep_if(|| {
         let (layer, fresh) = target.layer(format, source.chain().size())?;
         let job =
@@ -158,6 +159,7 @@ fn copy_top(arguments: &Mirror) -> Result<()> {
         copy_mark: true,
     };
     let target = Target::open(&arguments.target, &arguments.opening.access)?;
+    target.refuse_source(&source)?;
     target.keep_if(|| {
         target.create(&options)?;
         let chain = target.chain(&arguments.opening.access)?;

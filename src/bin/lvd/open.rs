@@ -107,19 +107,26 @@ impl ParentPolicy for Hints {
                 "{child}: does not say where its parent is; give it one with rebase -u"
             )));
         }
-        if Uri::is_one(&link.hint) && !self.access.remote {
+        let path = beside(Path::new(child), &link.hint);
+        if let Some(uri) = path.to_str().filter(|path| Uri::is_one(path) && !self.access.remote) {
             // Whom this machine talks to is not for an image to say.
-            let hint = link.hint.escape_debug();
-            return Err(Error::Denied(format!("{child}: says that its parent is {hint}: allow that with --remote")));
+            let uri = uri.escape_debug();
+            return Err(Error::Denied(format!("{child}: says that its parent is {uri}: allow that with --remote")));
         }
-        storage(&beside(Path::new(child), &link.hint), write, &self.access, None)
+        storage(&path, write, &self.access, None)
     }
 }
 
-/// Where a hint in `child` leads.
+/// Where a hint in `child` leads. An image on a server leads to exports of the same server, or to URIs: the files of this
+/// machine, the places of its sockets and its certificates are not for it to name.
 pub fn beside(child: &Path, hint: &str) -> PathBuf {
     if Uri::is_one(hint) {
         return PathBuf::from(hint);
+    }
+    if let Ok(Some(child)) = uri(child) {
+        let directory = Path::new(&child.export).parent().unwrap_or(Path::new(""));
+        let export = directory.join(hint).to_string_lossy().into_owned();
+        return Uri { export, ..child }.to_string().into();
     }
     child.parent().unwrap_or(Path::new("")).join(hint)
 }
@@ -233,6 +240,15 @@ impl Target {
 
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
+    }
+
+    /// Refuses a target in which a layer of `source` lies. Of files their locks have told already.
+    pub fn refuse_source(&self, source: &Disk) -> Result<()> {
+        let layers = &source.chain.layers;
+        match layers.iter().any(|layer| same_file(&**file_of(layer), &*self.storage)) {
+            true => Err(Error::Invalid(format!("{}: it is what is copied, or a layer below it", self.storage.name()))),
+            false => Ok(()),
+        }
     }
 
     /// Makes the file an LVD image.

@@ -22,9 +22,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// has asked for.
 const SMALL: u64 = 64 << 10;
 
-/// A server that was there so many times and never answered a request will not do so. Nor will one that breaks the protocol.
-const MOST_TRIES: u32 = 10;
-
 /// What comes of trying to connect.
 type Attempt<T> = std::result::Result<T, Loss>;
 
@@ -42,7 +39,12 @@ pub(super) struct Link {
     changed: Condvar,
     /// What a new server may not have.
     unflushed: Unflushed,
+    /// The flush that failed first. One that succeeds after it says nothing of what was to be durable before.
+    broken: Mutex<Option<String>>,
 }
+
+/// A server's number of an error, and its words.
+type Refusal = (u32, String);
 
 enum State {
     Up(Arc<Wires>),
@@ -94,8 +96,8 @@ impl Link {
             return Err(Error::Denied(format!("{name}: the server has no way to make durable what is written to it")));
         }
         let state = Mutex::new(State::Up(Arc::new(wires)));
-        let (changed, unflushed) = (Condvar::new(), Unflushed::default());
-        Ok(Link { name, export, connector, options, offer, state, changed, unflushed })
+        let (changed, unflushed, broken) = (Condvar::new(), Unflushed::default(), Mutex::default());
+        Ok(Link { name, export, connector, options, offer, state, changed, unflushed, broken })
     }
 
     /// What the server promised.
@@ -111,23 +113,33 @@ impl Link {
     /// Carries out `asks`, which move so many `bytes`, over as many connections as it takes.
     ///
     /// # Errors
-    /// The server's, or that it is gone for longer than the options have patience.
+    /// The server's, or that it is gone, or goes again and again, for longer than the options have patience.
     pub(super) fn call(&self, action: &str, bytes: u64, asks: &mut [Ask<'_>]) -> Result<()> {
-        let mut tries = 0;
+        match self.put(bytes, asks)? {
+            None => Ok(()),
+            Some((errno, words)) => Err(refused(&self.name, action, errno, &words)),
+        }
+    }
+
+    /// The same; what the server refuses is no error.
+    fn put(&self, bytes: u64, asks: &mut [Ask<'_>]) -> Result<Option<Refusal>> {
+        let mut since = None;
         loop {
             let wires = self.wires()?;
             let loss = match wires.choose(bytes).call(asks) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(None),
                 // It will be another server that goes on.
                 Err(Failure::Refused(errno, _)) if errno == Errno::NBD_ESHUTDOWN as u32 => {
                     Loss::Host(Errno::NBD_ESHUTDOWN.text().into())
                 }
-                Err(Failure::Refused(errno, words)) => return Err(refused(&self.name, action, errno, &words)),
+                Err(Failure::Refused(errno, words)) => return Ok(Some((errno, words))),
                 Err(Failure::Lost(loss)) => loss,
             };
             self.lost(&wires, &loss);
-            tries += 1;
-            if tries == MOST_TRIES || matches!(loss, Loss::Breach(_)) {
+            // A server that is there again each time may die each time of this very request, and one that breaks the protocol
+            // goes on doing so.
+            let patience = since.get_or_insert_with(Instant::now).elapsed() < self.options.reconnect;
+            if !patience || matches!(loss, Loss::Breach(_)) {
                 return Err(failed(&self.name, &loss.to_string()));
             }
         }
@@ -136,27 +148,45 @@ impl Link {
     /// Carries out a change, which a server that comes after this one gets too, unless it was made durable before.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// As [`call`](Self::call); [`Error::Poisoned`] after a flush that failed.
     pub(super) fn change(&self, action: &str, bytes: u64, asks: &mut [Ask<'_>]) -> Result<()> {
+        self.sound()?;
         if self.options.reconnect.is_zero() {
             return self.call(action, bytes, asks);
         }
         let numbers = self.unflushed.add(asks.iter().filter_map(change_of));
-        let changed = self.call(action, bytes, asks);
+        if let Err(error) = self.call(action, bytes, asks) {
+            // No server need have it: one that refuses it again would seem to have lost something.
+            self.unflushed.forget(numbers);
+            return Err(error);
+        }
         self.unflushed.answered(numbers);
-        changed?;
         if self.unflushed.is_full() { self.flush() } else { Ok(()) }
     }
 
     /// Makes durable all changes that were done before the call.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// As [`change`](Self::change).
     pub(super) fn flush(&self) -> Result<()> {
+        self.sound()?;
         let covered = self.unflushed.covered();
-        self.call("cannot flush", 0, &mut [Ask::new(Asked::Flush, 0..0)])?;
-        self.unflushed.forget(&covered);
+        if let Some((errno, words)) = self.put(0, &mut [Ask::new(Asked::Flush, 0..0)])? {
+            let error = refused(&self.name, "cannot flush", errno, &words);
+            lock(&self.broken).get_or_insert_with(|| error.to_string());
+            return Err(error);
+        }
+        // Another one may have failed meanwhile.
+        self.sound()?;
+        self.unflushed.forget(covered);
         Ok(())
+    }
+
+    fn sound(&self) -> Result<()> {
+        match &*lock(&self.broken) {
+            Some(cause) => Err(Error::Poisoned { file: self.name.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// The connections; new ones if they are lost.
@@ -216,7 +246,10 @@ impl Link {
     fn restore(&self) -> Attempt<Wires> {
         let wires = connect(&self.connector, &self.export, &self.options)?;
         let offer = wires.wires[0].offer();
-        let terms = |offer: &Offer| (offer.size, offer.minimum, offer.maximum, offer.flags & NEEDED);
+        let terms = |offer: &Offer| {
+            let blocks = (offer.minimum, offer.maximum);
+            (offer.size, blocks, offer.flags & NEEDED, offer.allocation.is_some())
+        };
         if terms(offer) != terms(&self.offer) {
             return Err(Breach::Changed.into());
         }
@@ -229,6 +262,8 @@ impl Link {
     }
 
     fn lost(&self, wires: &Arc<Wires>, loss: &Loss) {
+        // First of all: once others may connect, nothing is to go out on the old connections any more.
+        wires.lose(loss);
         let mut state = lock(&self.state);
         if matches!(&*state, State::Up(now) if Arc::ptr_eq(now, wires)) {
             let now = Instant::now();
@@ -236,8 +271,6 @@ impl Link {
             let tried = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
             *state = State::Down { since: now, tried, why: loss.to_string() };
         }
-        drop(state);
-        wires.lose(loss);
     }
 }
 

@@ -37,7 +37,8 @@ pub struct Options {
     pub write: bool,
     /// Most connections, where the server allows several.
     pub connections: usize,
-    /// How long requests wait for a server that is gone to come back. What it may have acknowledged and not made durable
+    /// How long requests wait for a server that is gone to come back. (Requests that the old connections still hold must be
+    /// dealt with by then: a server that carries them out later than those that are made again is not noticed.) What it may have acknowledged and not made durable
     /// is kept for it meanwhile. With zero they fail, and so does every later one.
     pub reconnect: Duration,
     /// Encrypts the connections, and is required if it is there.

@@ -145,15 +145,34 @@ impl NbdStorage {
         if range.is_empty() {
             return Ok(());
         }
-        let whole = self.whole(range.clone());
-        if !self.link.offer().has(NBD_FLAG_SEND_WRITE_ZEROES) || whole != range {
-            let zeros = vec![0; (range.end - range.start).min(u64::from(self.link.offer().maximum)) as usize];
-            let write = |piece: Range<u64>| self.write_at(&zeros[..(piece.end - piece.start) as usize], piece.start);
-            return self.pieces(range).try_for_each(write);
-        }
+        let whole = match self.link.offer().has(NBD_FLAG_SEND_WRITE_ZEROES) {
+            true => self.within_blocks(&range),
+            false => range.start..range.start,
+        };
         let ask = |piece: Range<u64>| Ask::new(Asked::Zeroes(unmap), piece);
-        let mut asks: Vec<Ask<'_>> = split(range, MOST_ZEROES).map(ask).collect();
-        self.change("cannot write zeros", 0, &mut asks)
+        let mut asks: Vec<Ask<'_>> = split(whole.clone(), MOST_ZEROES).map(ask).collect();
+        if !asks.is_empty() {
+            self.change("cannot write zeros", 0, &mut asks)?;
+        }
+        self.write_zeros(range.start..whole.start)?;
+        self.write_zeros(whole.end..range.end)
+    }
+
+    /// The whole blocks of the server in `range`; where there are none, its start.
+    fn within_blocks(&self, range: &Range<u64>) -> Range<u64> {
+        let (minimum, size) = (u64::from(self.link.offer().minimum), self.link.offer().size);
+        // The disk's last block may end early.
+        let end = if range.end == size { size } else { range.end - range.end % minimum };
+        match range.start.next_multiple_of(minimum) {
+            start if start < end => start..end,
+            _ => range.start..range.start,
+        }
+    }
+
+    fn write_zeros(&self, range: Range<u64>) -> Result<()> {
+        let zeros = vec![0; (range.end - range.start).min(u64::from(self.link.offer().maximum)) as usize];
+        self.pieces(range)
+            .try_for_each(|piece| self.write_at(&zeros[..(piece.end - piece.start) as usize], piece.start))
     }
 
     /// Whether the disk is known to be zeros at `offset`, and up to where.
@@ -225,9 +244,11 @@ impl Storage for NbdStorage {
             let there = size.saturating_sub(*offset).min(buffer.len() as u64);
             let (buffer, past) = buffer.split_at_mut(there as usize);
             past.fill(0);
+            if buffer.is_empty() {
+                continue;
+            }
             let range = *offset..*offset + there;
             match self.whole(range.clone()) {
-                _ if range.is_empty() => {}
                 blocks if blocks == range => whole.push((*offset, buffer)),
                 blocks => parts.push((*offset, buffer, vec![0; (blocks.end - blocks.start) as usize], blocks.start)),
             }
@@ -248,10 +269,11 @@ impl Storage for NbdStorage {
     fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
         let range = |piece: &(u64, &[u8])| piece.0..piece.0.saturating_add(piece.1.len() as u64);
         pieces.iter().try_for_each(|piece| self.may_change(&range(piece)))?;
+        let pieces = pieces.iter().filter(|piece| !piece.1.is_empty());
         let is_whole = |piece: &&(u64, &[u8])| self.whole(range(piece)) == range(piece);
-        let whole: Vec<(u64, &[u8])> = pieces.iter().filter(is_whole).copied().collect();
+        let whole: Vec<(u64, &[u8])> = pieces.clone().filter(is_whole).copied().collect();
         self.write_whole(&whole)?;
-        pieces.iter().filter(|piece| !is_whole(piece)).try_for_each(|(offset, data)| self.write_part(data, *offset))
+        pieces.filter(|piece| !is_whole(piece)).try_for_each(|(offset, data)| self.write_part(data, *offset))
     }
 
     fn sync(&self) -> Result<()> {

@@ -42,8 +42,8 @@ impl Change {
     }
 }
 
-/// All changes since the last flush, in the order in which they were asked for, from before they were. Those that the
-/// server has refused are among them: what is there then is undefined, and may become so again.
+/// All changes since the last flush, in the order in which they were asked for, from before they were. Those that failed
+/// are not among them: what is there then is undefined, until it is written again.
 #[derive(Debug, Default)]
 pub(super) struct Unflushed(Mutex<Log>);
 
@@ -93,11 +93,11 @@ impl Unflushed {
         log.changes.iter().filter(|(_, entry)| entry.answered).map(|(number, _)| *number).collect()
     }
 
-    /// They are durable.
-    pub(super) fn forget(&self, numbers: &[u64]) {
+    /// They are durable, or have failed.
+    pub(super) fn forget(&self, numbers: impl IntoIterator<Item = u64>) {
         let mut log = lock(&self.0);
         for number in numbers {
-            let cost = log.changes.remove(number).map_or(0, |entry| entry.change.cost());
+            let cost = log.changes.remove(&number).map_or(0, |entry| entry.change.cost());
             log.cost -= cost;
         }
     }
@@ -145,7 +145,7 @@ mod tests {
         log.answered(second.clone());
         let covered = log.covered();
         log.answered(first);
-        log.forget(&covered);
+        log.forget(covered.clone());
         let left: Vec<u64> = lock(&log.0).changes.keys().copied().collect();
         assert_eq!((covered, left), (vec![1, 2], vec![0]));
         assert_eq!(lock(&log.0).cost, 10 + OVERHEAD);

@@ -23,11 +23,24 @@ pub(super) const MOST: usize = 256;
 const COOKIE_BITS: u32 = 16;
 /// Most chunks of one reply that are not in order, or wait for their caller.
 const MOST_CHUNKS: usize = 4096;
+/// How long a server may take to hear that this client goes.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Most bytes of chunks that wait for their caller.
+const MOST_POSTED: usize = 16 << 20;
 
 impl Chunk {
     /// The number of the caller that it is for.
     fn call(&self) -> u64 {
         self.cookie >> COOKIE_BITS
+    }
+
+    /// Bytes of memory that it takes, beside itself.
+    fn cost(&self) -> usize {
+        match &self.what {
+            What::Status { descriptors, .. } => descriptors.len() * size_of::<Descriptor>(),
+            What::Failed(_, words) => words.len(),
+            What::Simple | What::Nothing | What::Data { .. } | What::Hole { .. } => 0,
+        }
     }
 }
 
@@ -400,7 +413,8 @@ impl Wire {
         if matches!(chunk.what, What::Data { .. }) || open.reads && chunk.what == What::Simple {
             return Ok(Some(chunk));
         }
-        if open.posted.len() == MOST_CHUNKS {
+        let cost: usize = open.posted.iter().map(Chunk::cost).sum();
+        if open.posted.len() == MOST_CHUNKS || cost + chunk.cost() > MOST_POSTED {
             return Err(Breach::Chunk);
         }
         open.posted.push(chunk);
@@ -452,6 +466,7 @@ impl Drop for Wire {
             let (magic, command) = (NBD_REQUEST_MAGIC, NBD_CMD_DISC);
             let mut out = Vec::new();
             RequestHead { magic, flags: 0, command, cookie: 0, offset: 0, length: 0 }.put(&mut out);
+            let _ = self.socket.set_timeout(Some(GOODBYE));
             let _ = write_all(&*self.socket, &mut [IoSlice::new(&out)]);
             let _ = self.socket.shutdown(Shutdown::Both);
         }

@@ -75,6 +75,8 @@ struct Tasks {
     far: VecDeque<Task>,
     /// Bytes of memory that far tasks take, those that are under way too.
     cost: u64,
+    /// Whether a flush has come before what is long that waits.
+    overtaken: bool,
     /// Threads for far tasks, and those of them that wait for one.
     workers: usize,
     idle: usize,
@@ -129,25 +131,37 @@ impl Background {
         more
     }
 
-    /// The thread that was asked for is not to be had.
+    /// A thread for far tasks ends, or is not to be had.
     pub(super) fn lacks_thread(&self) {
         lock(&self.tasks).workers -= 1;
         self.changed.notify_all();
     }
 
-    /// There will be no more tasks; those that wait are done.
-    pub(super) fn close(&self) {
-        lock(&self.tasks).closed = true;
+    /// There will be no more tasks. Those that wait are done if the client has ended in order, and `finish` says so. One that
+    /// is gone may ask for the same on another connection, and then for something else: what is not begun must not come after
+    /// that.
+    pub(super) fn close(&self, finish: bool) {
+        let mut tasks = lock(&self.tasks);
+        tasks.closed = true;
+        if !finish {
+            tasks.long.clear();
+            tasks.far.clear();
+        }
+        drop(tasks);
         self.changed.notify_all();
     }
 
-    /// Flushes come first: they are short beside the rest, and guests wait for them.
+    /// Flushes come first: they are short beside the rest, and guests wait for them. They take turns with what is long, which
+    /// would else wait for ever where somebody always flushes.
     fn next(&self) -> Option<Turn> {
         let mut tasks = lock(&self.tasks);
         loop {
-            let turn = match () {
-                () if !tasks.flushes.is_empty() => Some(Turn::Flush(std::mem::take(&mut tasks.flushes))),
-                () => tasks.long.pop_front().map(Turn::Long),
+            let alone = tasks.long.is_empty();
+            let flush = !tasks.flushes.is_empty() && (alone || !tasks.overtaken);
+            tasks.overtaken = flush && !alone;
+            let turn = match flush {
+                true => Some(Turn::Flush(std::mem::take(&mut tasks.flushes))),
+                false => tasks.long.pop_front().map(Turn::Long),
             };
             if turn.is_some() {
                 self.changed.notify_all();
@@ -167,7 +181,6 @@ impl Background {
             let task = tasks.far.pop_front();
             if task.is_some() || tasks.closed {
                 tasks.idle -= 1;
-                tasks.workers -= usize::from(task.is_none());
                 self.changed.notify_all();
                 return task;
             }
@@ -198,6 +211,8 @@ impl Background {
 
     /// Does what is far until there will be no more.
     pub(super) fn run_far(&self, server: &Server, terms: &Terms, outlet: &Outlet) {
+        // It is one less also if it panics: the thread that flushes would wait for it, and the server for that.
+        let _leaving = Leaving(self);
         while let Some(task) = self.next_far() {
             let cost = task.cost();
             // Those that wait when the server stops are left to the next one.
@@ -224,6 +239,15 @@ impl Background {
             Err(error) => replies.error(cookie, server.errno(&error)),
         }
         outlet.send(&replies, &memory);
+    }
+}
+
+/// A thread for far tasks that will end.
+struct Leaving<'a>(&'a Background);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.lacks_thread();
     }
 }
 

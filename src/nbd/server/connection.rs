@@ -45,7 +45,7 @@ impl<'a> Connection<'a> {
         let end = Instant::now() + self.server.options.handshake;
         let mut out = Vec::new();
         let tls = if self.server.options.tls.is_some() { Tls::Required } else { Tls::Off };
-        let mut handshake = Handshake::new(self.server.exports.clone(), tls, &mut out);
+        let mut handshake = Handshake::new(self.server.exports.clone(), tls, self.server.options.clients > 1, &mut out);
         loop {
             let answer = handshake.next(self.inbox.bytes(), &mut out);
             if !out.is_empty() {
@@ -105,7 +105,7 @@ impl<'a> Connection<'a> {
         let background = Background::default();
         thread::scope(|scope| {
             // However this ends, the second thread is told.
-            let _closing = Closing(&background);
+            let mut closing = Closing { background: &background, finish: false };
             let mut second = false;
             let (mut arena, mut replies) = (Arena::default(), Replies::new(terms.structured));
             loop {
@@ -138,7 +138,9 @@ impl<'a> Connection<'a> {
                         return Ok(());
                     }
                 }
-                if !outlet.send(&replies, arena.memory()) || last {
+                let sent = outlet.send(&replies, arena.memory());
+                if !sent || last {
+                    closing.finish = sent;
                     return Ok(());
                 }
                 replies.clear();
@@ -159,11 +161,14 @@ fn spawn<'scope>(
 }
 
 /// Closes the background of a connection when it goes.
-struct Closing<'a>(&'a Background);
+struct Closing<'a> {
+    background: &'a Background,
+    finish: bool,
+}
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.close();
+        self.background.close(self.finish);
     }
 }
 

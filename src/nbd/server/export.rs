@@ -91,15 +91,16 @@ pub struct Export {
 }
 
 impl Export {
-    /// The transmission flags.
-    pub(super) fn flags(&self, structured: bool) -> u16 {
+    /// The transmission flags. Of `several` connections a client may make use.
+    pub(super) fn flags(&self, structured: bool, several: bool) -> u16 {
         let always = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
         let access = match self.read_only {
             true => NBD_FLAG_READ_ONLY,
             false => NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO,
         };
+        let framing = if structured { NBD_FLAG_SEND_DF } else { 0 };
         // Every connection uses the one device: a flush covers what any of them wrote.
-        always | access | NBD_FLAG_CAN_MULTI_CONN | if structured { NBD_FLAG_SEND_DF } else { 0 }
+        always | access | framing | if several { NBD_FLAG_CAN_MULTI_CONN } else { 0 }
     }
 
     /// All metadata contexts that a client can choose from.

@@ -44,6 +44,8 @@ pub enum Tls {
 pub struct Handshake {
     exports: Arc<Exports>,
     tls: Tls,
+    /// Whether a client may have several connections.
+    several: bool,
     /// The flags of the client, once they are there.
     flags: Option<u32>,
     options: u32,
@@ -62,11 +64,11 @@ const TLS_AGAIN: Refusal = (NBD_REP_ERR_INVALID, "TLS has begun already");
 const UNKNOWN: Refusal = (NBD_REP_ERR_UNKNOWN, "no such export");
 
 impl Handshake {
-    /// Begins: `out` gets the greeting.
-    pub fn new(exports: Arc<Exports>, tls: Tls, out: &mut Vec<u8>) -> Handshake {
+    /// Begins: `out` gets the greeting. Clients learn whether they may have `several` connections.
+    pub fn new(exports: Arc<Exports>, tls: Tls, several: bool, out: &mut Vec<u8>) -> Handshake {
         let flags = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
         Greeting { magic: NBDMAGIC, newstyle: IHAVEOPT, flags }.put(out);
-        Handshake { exports, tls, flags: None, options: 0, structured: false, contexts: None }
+        Handshake { exports, tls, several, flags: None, options: 0, structured: false, contexts: None }
     }
 
     /// Deals with the first message of `input`; `out` gets the replies. Bytes that it took are not shown again.
@@ -99,7 +101,7 @@ impl Handshake {
         }
         if head.option == NBD_OPT_EXPORT_NAME {
             let export = self.exports.find(data).cloned().ok_or(Flaw::NoExport)?;
-            let (size, transmission) = (export.device.size(), export.flags(self.structured));
+            let (size, transmission) = (export.device.size(), export.flags(self.structured, self.several));
             ExportNameReply { size, flags: transmission }.put(out);
             if flags & NBD_FLAG_C_NO_ZEROES == 0 {
                 out.resize(out.len() + 124, 0);
@@ -152,7 +154,8 @@ impl Handshake {
     fn forget(&mut self) {
         let Handshake { flags, options, .. } = *self;
         let exports = self.exports.clone();
-        *self = Handshake { exports, tls: Tls::On, flags, options, structured: false, contexts: None };
+        let (tls, several) = (Tls::On, self.several);
+        *self = Handshake { exports, tls, several, flags, options, structured: false, contexts: None };
     }
 
     fn client_flags(&mut self, input: &[u8]) -> Result<Answer, Flaw> {
@@ -195,7 +198,7 @@ impl Handshake {
         let export = self.exports.find(name).ok_or(UNKNOWN)?;
         let wants = |info| wanted.contains(&info);
         let mut bytes = Vec::new();
-        let (size, flags) = (export.device.size(), export.flags(self.structured));
+        let (size, flags) = (export.device.size(), export.flags(self.structured, self.several));
         InfoExport { info: NBD_INFO_EXPORT, size, flags }.put(&mut bytes);
         reply.send(NBD_REP_INFO, &[&bytes]);
         if wants(NBD_INFO_NAME) {
