@@ -73,6 +73,16 @@ impl fmt::Display for Size {
     }
 }
 
+/// `text` for a URI: letters, digits and a few signs as they are, and those in `also`.
+pub(crate) fn escaped(text: &str, also: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c) || also.contains(c);
+    let escape = |c: char| match plain(c) {
+        true => c.to_string(),
+        false => c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect(),
+    };
+    text.chars().map(escape).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::Parent;
 use crate::storage::Storage;
 use crate::sync::{Arc, Mutex, lock};
+use crate::units::escaped;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::path::{Component, Path, PathBuf};
@@ -68,16 +69,28 @@ pub(super) fn plain(path: &Path) -> PathBuf {
 }
 
 /// The hint that leads from the child to its grandparent: `first` leads to the parent, `second` on from there. A URI
-/// leads to the same place from everywhere.
+/// leads to the same place from everywhere; from there a path leads to what the same server calls by it, and to no file:
+/// those of the machine that reads the hint are not meant.
 pub fn joined_hint(first: &str, second: &str) -> String {
     if second.contains("://") {
         return second.to_string();
+    }
+    if let Some(scheme) = first.find("://") {
+        return on_the_same_server(first, scheme + 3, second);
     }
     let directory = Path::new(first).parent().unwrap_or(Path::new(""));
     match plain(&directory.join(second)).to_str() {
         Some(hint) => hint.to_string(),
         None => second.to_string(),
     }
+}
+
+/// Where `path` leads from a URI, whose host begins at `host`.
+fn on_the_same_server(uri: &str, host: usize, path: &str) -> String {
+    let (address, parameters) = uri.split_at(uri.find('?').unwrap_or(uri.len()));
+    let root = address[host..].find('/').map_or(address.len(), |at| host + at);
+    let directory = if path.starts_with('/') { root } else { address.rfind('/').map_or(root, |at| at.max(root)) };
+    format!("{}/{}{parameters}", &address[..directory], escaped(path, "/"))
 }
 
 #[cfg(test)]
@@ -93,6 +106,15 @@ mod tests {
         assert_eq!(joined_hint("../b/mid.lvd", "../../base.lvd"), "../../base.lvd");
         assert_eq!(joined_hint("b/mid.lvd", "/base.lvd"), "/base.lvd");
         assert_eq!(joined_hint("", "base.lvd"), "base.lvd");
+    }
+
+    #[test]
+    fn paths_on_a_server_stay_there() {
+        assert_eq!(joined_hint("nbd://host/mid", "base"), "nbd://host/base");
+        assert_eq!(joined_hint("nbd://host", "base"), "nbd://host/base");
+        assert_eq!(joined_hint("nbd://host/a/mid", "../base?x"), "nbd://host/a/../base%3Fx");
+        assert_eq!(joined_hint("nbd://host/a/mid", "/base"), "nbd://host//base");
+        assert_eq!(joined_hint("nbd+unix:///mid?socket=/run/s", "a b"), "nbd+unix:///a%20b?socket=/run/s");
     }
 
     #[test]

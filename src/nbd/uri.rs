@@ -2,6 +2,7 @@
 
 use super::MAX_STRING;
 use crate::error::{Error, Result};
+use crate::units::escaped;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -136,16 +137,6 @@ impl fmt::Display for Uri {
         }
         Ok(())
     }
-}
-
-/// `text` for a URI: letters, digits and a few signs as they are, and those in `also`.
-fn escaped(text: &str, also: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c) || also.contains(c);
-    let escape = |c: char| match plain(c) {
-        true => c.to_string(),
-        false => c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect(),
-    };
-    text.chars().map(escape).collect()
 }
 
 /// The text that was escaped; `None` if it was none.

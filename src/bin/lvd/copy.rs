@@ -176,10 +176,13 @@ fn moved_hint(child: &Path, hint: &str, target: &Path) -> Result<String> {
             .canonicalize()
             .map_err(|error| Error::io(&path.display().to_string(), "cannot find its directory", error))
     };
-    if Path::new(hint).is_absolute() || Uri::is_one(hint) || directory(child)? == directory(target)? {
-        return Ok(hint.to_owned());
-    }
-    let path = absolute(beside(child, hint)).map_err(|error| Error::io(hint, "cannot find it", error))?;
+    let far = |path: &Path| path.to_str().is_some_and(Uri::is_one);
+    let path = match () {
+        () if far(child) => beside(child, hint),
+        () if Path::new(hint).is_absolute() || Uri::is_one(hint) => return Ok(hint.to_owned()),
+        () if !far(target) && directory(child)? == directory(target)? => return Ok(hint.to_owned()),
+        () => absolute(beside(child, hint)).map_err(|error| Error::io(hint, "cannot find it", error))?,
+    };
     path.into_os_string()
         .into_string()
         .map_err(|path| Error::Invalid(format!("{}: a parent's path is kept in UTF-8", Path::new(&path).display())))

@@ -1,7 +1,7 @@
 //! Opening files as the user named them: disks with the chains below them, and new files to copy into.
 
 use crate::args::{Access, Cache, Format, Opening, OutputFormat};
-use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, RawDevice};
+use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, RawDevice, joined_hint};
 use lvd::foreign::Qed;
 use lvd::format::{HostFormat, Parent};
 use lvd::image::{CreateOptions, Image, OpenOptions};
@@ -120,15 +120,11 @@ impl ParentPolicy for Hints {
 /// Where a hint in `child` leads. An image on a server leads to exports of the same server, or to URIs: the files of this
 /// machine, the places of its sockets and its certificates are not for it to name.
 pub fn beside(child: &Path, hint: &str) -> PathBuf {
-    if Uri::is_one(hint) {
-        return PathBuf::from(hint);
+    match child.to_str().filter(|child| Uri::is_one(child)) {
+        Some(child) => joined_hint(child, hint).into(),
+        None if Uri::is_one(hint) => hint.into(),
+        None => child.parent().unwrap_or(Path::new("")).join(hint),
     }
-    if let Ok(Some(child)) = uri(child) {
-        let directory = Path::new(&child.export).parent().unwrap_or(Path::new(""));
-        let export = directory.join(hint).to_string_lossy().into_owned();
-        return Uri { export, ..child }.to_string().into();
-    }
-    child.parent().unwrap_or(Path::new("")).join(hint)
 }
 
 /// Has the bitmaps in `sidecar` follow the top of `chain`.
