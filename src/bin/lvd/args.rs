@@ -54,6 +54,11 @@ pub enum Command {
     Diff(Diff),
     /// Serve disks to guests and tools as Network Block Devices.
     Serve(Serve),
+    /// Jobs of a server that was started with --control.
+    #[command(subcommand)]
+    Job(Job),
+    /// Have the guest of a server that was started with --control go on in a new overlay.
+    Snapshot(Snapshot),
     /// Show the whole story on temporary files, verified at every step.
     Demo(Demo),
     /// Answer a conformance runner (testdata/ADAPTER.md).
@@ -627,6 +632,10 @@ pub struct Serve {
     /// is there, are revoked.
     #[arg(long, requires = "tls_certificates")]
     pub tls_verify_peer: bool,
+    /// Take commands at this path, as QEMU's machine protocol has them: jobs, snapshots, bitmaps. Who reaches it may do with
+    /// files what this user may.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Most clients at the same time; more wait.
     #[arg(short = 'e', long, value_name = "N", default_value_t = 100)]
     pub shared: usize,
@@ -638,6 +647,69 @@ pub struct Serve {
     pub opening: Opening,
     #[arg(value_name = "IMG", required = true)]
     pub images: Vec<PathBuf>,
+}
+
+/// The server that is meant.
+#[derive(Args, Debug)]
+pub struct Control {
+    /// The server's control socket.
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+}
+
+/// A job of a server.
+#[derive(Args, Debug)]
+pub struct NamedJob {
+    #[command(flatten)]
+    pub control: Control,
+    /// The job's name, which is the disk's unless it was given another.
+    #[arg(value_name = "JOB")]
+    pub id: String,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Job {
+    /// List the jobs.
+    List {
+        #[command(flatten)]
+        control: Control,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let a job rest.
+    Pause(NamedJob),
+    /// Have it go on, after a pause or an error.
+    Resume(NamedJob),
+    /// End it. What it has done stays, and is right; of a mirror the target is no copy.
+    Cancel(NamedJob),
+    /// End a mirror that is ready with a target that is the disk of this moment; the guest stays.
+    Split(NamedJob),
+    /// End a mirror, or a commit of the guest's layer, that is ready: the guest moves.
+    Complete(NamedJob),
+    /// Let a job that waits for it make what it has done count.
+    Finalize(NamedJob),
+    /// Forget a job that has ended.
+    Dismiss(NamedJob),
+    /// Limit its speed.
+    SetSpeed {
+        #[command(flatten)]
+        job: NamedJob,
+        /// Bytes a second; 0 for no limit.
+        #[arg(value_name = "SIZE", value_parser = size)]
+        speed: u64,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Snapshot {
+    #[command(flatten)]
+    pub control: Control,
+    /// The disk, by the name of its export.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// The new overlay, in which the guest goes on.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[derive(Args, Debug)]
