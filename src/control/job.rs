@@ -175,6 +175,7 @@ impl Job {
             End::Fail(error) => Err(error),
             end => self.finish(&course, &end, server),
         };
+        // All but the last: whoever hears of the end finds the disk free.
         drop(course);
         self.conclude(result, server);
     }

@@ -24,6 +24,14 @@ fn jobs_by_hand() {
     run(command().arg("snapshot").arg("--control").arg(&server.control).arg("disk").arg(&top)).ok();
     run(command().arg("snapshot").arg("--control").arg(&server.control).arg("disk").arg(&top)).fails(1, "it exists");
     guest.go_on();
+    // Files are the caller's, wherever the server is.
+    let base = place.path("base.lvd");
+    let ask_with = |arguments: &[&str], file: &std::path::Path| {
+        ask(&server, arguments.iter().map(OsStr::new).chain([file.as_os_str()]))
+    };
+    ask_with(&["job", "stream", "disk", "--id", "up", "--base"], &base).ok();
+    monitor.until("BLOCK_JOB_COMPLETED");
+    assert_eq!(monitor.layers(), ["top.lvd", "base.lvd"]);
     monitor.ok("block-stream", json!({ "device": "disk", "job-id": "s", "speed": 1 << 20, "auto-dismiss": false }));
     ask(&server, ["job", "pause", "s"]).ok();
     while ask(&server, ["job", "list", "--json"]).ok().json()[0]["status"] != "paused" {
@@ -42,7 +50,13 @@ fn jobs_by_hand() {
     ask(&server, ["job", "cancel", "s"]).fails(1, "state 'concluded' cannot accept command verb 'cancel'");
     ask(&server, ["job", "dismiss", "s"]).ok();
     ask(&server, ["job", "dismiss", "s"]).fails(1, "Job 's' not found");
-    monitor.ok("drive-mirror", json!({ "device": "disk", "target": "copy.lvd", "sync": "full" }));
+    run(command().arg("snapshot").arg("--control").arg(&server.control).arg("disk").arg(place.path("more.lvd"))).ok();
+    ask_with(&["job", "commit", "disk", "--into"], &top).ok();
+    monitor.until("BLOCK_JOB_READY");
+    ask(&server, ["job", "complete", "disk"]).ok();
+    monitor.until("BLOCK_JOB_COMPLETED");
+    assert_eq!(monitor.layers(), ["top.lvd"]);
+    ask_with(&["job", "mirror", "disk", "--speed", "1G"], &place.path("copy.lvd")).ok();
     monitor.until("BLOCK_JOB_READY");
     ask(&server, ["job", "split", "disk"]).ok();
     monitor.until("BLOCK_JOB_COMPLETED");

@@ -667,8 +667,53 @@ pub struct NamedJob {
     pub id: String,
 }
 
+/// A job that is to begin on a disk that is served.
+#[derive(Args, Debug)]
+pub struct NewJob {
+    #[command(flatten)]
+    pub control: Control,
+    /// What the job is called (default: as the disk).
+    #[arg(long, value_name = "JOB")]
+    pub id: Option<String>,
+    /// Bytes a second at most.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0", hide_default_value = true)]
+    pub speed: u64,
+    /// The disk, by the name of its export.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum Job {
+    /// Begin to copy into the guest's layer what it lacks, and then to drop its parent (or to keep what lies below BASE).
+    Stream {
+        #[command(flatten)]
+        job: NewJob,
+        /// The layer that stays below, by its path.
+        #[arg(long, value_name = "B")]
+        base: Option<PathBuf>,
+    },
+    /// Begin to merge layers. When the guest's own is among them: until the job is completed, which moves the guest.
+    Commit {
+        #[command(flatten)]
+        job: NewJob,
+        /// The layer that is merged into, by its path (default: the lowest).
+        #[arg(long, visible_alias = "base", value_name = "B")]
+        into: Option<PathBuf>,
+        /// The layer that is merged, by its path (default: the guest's).
+        #[arg(long, value_name = "T")]
+        top: Option<PathBuf>,
+    },
+    /// Begin to copy the disk, and keep the copy equal until the job is completed, which moves the guest there, or split.
+    Mirror {
+        #[command(flatten)]
+        job: NewJob,
+        /// Format of TARGET.
+        #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
+        output_format: OutputFormat,
+        #[arg(value_name = "TARGET")]
+        target: PathBuf,
+    },
     /// List the jobs.
     List {
         #[command(flatten)]

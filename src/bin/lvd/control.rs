@@ -1,7 +1,7 @@
-//! `job`, `snapshot`, and jobs with `--control`: commands to a server that runs.
+//! `job` and `snapshot`: commands to a server that runs.
 
-use crate::args::{Control, Job, Snapshot};
-use crate::output;
+use crate::args::{Control, Job, NewJob, OutputFormat, Snapshot};
+use crate::{open, output};
 use lvd::units::Size;
 use lvd::{Error, Result};
 use serde_json::{Value, json};
@@ -11,6 +11,19 @@ use std::path::Path;
 
 pub fn job(verb: &Job) -> Result<()> {
     match verb {
+        Job::Stream { job, base } => begin(job, "block-stream", json!({ "base": file(base.as_deref())? })),
+        Job::Commit { job, into, top } => {
+            let layers = json!({ "base": file(into.as_deref())?, "top": file(top.as_deref())? });
+            begin(job, "block-commit", layers)
+        }
+        Job::Mirror { job, output_format, target } => {
+            let format = match output_format {
+                OutputFormat::Lvd => "lvd",
+                OutputFormat::Raw => "raw",
+            };
+            let target = file(Some(target.as_path()))?;
+            begin(job, "drive-mirror", json!({ "target": target, "format": format, "sync": "full" }))
+        }
         Job::List { control, output } => list(control, output.json()),
         Job::Pause(job) => ask(&job.control, "job-pause", json!({ "id": job.id })),
         Job::Resume(job) => ask(&job.control, "job-resume", json!({ "id": job.id })),
@@ -26,9 +39,18 @@ pub fn job(verb: &Job) -> Result<()> {
 }
 
 pub fn snapshot(arguments: &Snapshot) -> Result<()> {
-    let file = absolute(&arguments.file)?;
+    let file = file(Some(arguments.file.as_path()))?;
     let wanted = json!({ "device": arguments.device, "snapshot-file": file, "format": "lvd" });
     ask(&arguments.control, "blockdev-snapshot-sync", wanted)
+}
+
+/// Begins a job, of which `more` says what is its own.
+fn begin(job: &NewJob, command: &str, more: Value) -> Result<()> {
+    let mut wanted = json!({ "device": job.device, "speed": job.speed, "job-id": job.id });
+    if let (Some(wanted), Value::Object(mut more)) = (wanted.as_object_mut(), more) {
+        wanted.append(&mut more);
+    }
+    ask(&job.control, command, wanted)
 }
 
 /// Gives a command that has nothing to tell.
@@ -56,11 +78,16 @@ fn list(control: &Control, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// A file as the server finds it, whose directory is another.
-fn absolute(path: &Path) -> Result<String> {
+/// A file as the server finds it, whose directory is another; the URI of an export as it is.
+fn file(path: Option<&Path>) -> Result<Option<String>> {
+    let Some(path) = path else { return Ok(None) };
     let name = path.display().to_string();
+    if open::uri(path)?.is_some() {
+        return Ok(Some(name));
+    }
     let path = std::path::absolute(path).map_err(|error| Error::io(&name, "cannot find its directory", error))?;
-    path.into_os_string().into_string().map_err(|_| Error::Invalid(format!("{name}: commands are UTF-8")))
+    let text = path.into_os_string().into_string();
+    text.map(Some).map_err(|_| Error::Invalid(format!("{name}: commands are UTF-8")))
 }
 
 /// A client of a control socket.
