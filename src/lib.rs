@@ -14,6 +14,7 @@
 //! | [`jobs`] | stream, merge, mirror, convert, compare |
 //! | [`live`] | a disk under a writing guest: the same jobs, snapshot, pivot |
 //! | `nbd` | disks as Network Block Devices: the protocol, and a server (feature `nbd`) |
+//! | `control` | commands for jobs, snapshots and bitmaps of disks that are served, as in QEMU (feature `control`) |
 //!
 //! With the features `cli` and `testing` there is also `conformance`: the library as conformance runners see it.
 //!
@@ -23,6 +24,8 @@ pub mod bitmap;
 pub mod chain;
 #[cfg(any(feature = "cli", feature = "testing"))]
 pub mod conformance;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod device;
 pub mod error;
 pub mod foreign;

@@ -21,6 +21,15 @@ fn chains_at_work_agree_with_naive_disks() {
 }
 
 #[test]
+fn clients_of_a_control_socket_say_anything() {
+    for seed in 0..2000 {
+        if std::panic::catch_unwind(|| lvd::testing::control::play(&input(seed))).is_err() {
+            panic!("seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn clients_of_an_nbd_server_say_anything() {
     for seed in 0..2000 {
         if std::panic::catch_unwind(|| lvd::testing::nbd::play(&input(seed))).is_err() {

@@ -99,6 +99,8 @@ pub struct Progress {
     pub copied: u64,
     /// Whether all is done and durable.
     pub finished: bool,
+    /// Only the end is left, and is held back ([`Job::hold`]).
+    pub held: bool,
     /// The job is paused, or ahead of its speed, or yields to the guest: nothing was done, call again after this time.
     pub wait: Option<Duration>,
 }
@@ -122,6 +124,8 @@ struct Course {
     copied: u64,
     /// Bytes copied since the last checkpoint began.
     unsaved: u64,
+    /// Pieces that failed.
+    again: Vec<Range<u64>>,
     failure: Option<String>,
 }
 
@@ -134,14 +138,23 @@ pub struct Job {
     changed: Condvar,
     paused: AtomicBool,
     cancelled: AtomicBool,
+    held: AtomicBool,
     throttle: Throttle,
 }
 
 impl Job {
     /// A job that has not begun. `host` tells it the time.
     pub fn new(work: impl Work + 'static, host: Arc<dyn Host>) -> Job {
-        let course =
-            Course { phase: Phase::Created, next: 0, in_flight: 0, done: 0, copied: 0, unsaved: 0, failure: None };
+        let course = Course {
+            phase: Phase::Created,
+            next: 0,
+            in_flight: 0,
+            done: 0,
+            copied: 0,
+            unsaved: 0,
+            again: Vec::new(),
+            failure: None,
+        };
         Job {
             work: Box::new(work),
             throttle: Throttle::new(host.clone(), 100),
@@ -150,6 +163,7 @@ impl Job {
             changed: Condvar::new(),
             paused: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
+            held: AtomicBool::new(false),
         }
     }
 
@@ -178,6 +192,7 @@ impl Job {
             Task::Piece(range) => self.piece(range),
             Task::Finish => self.alone(Phase::Finished, |work| work.finish()),
             Task::Nothing => Ok(self.progress()),
+            Task::Held => Ok(Progress { held: true, wait: Some(PATIENCE), ..self.progress() }),
         }
     }
 
@@ -189,6 +204,7 @@ impl Job {
             total: self.work.total(),
             copied: course.copied,
             finished: course.phase == Phase::Finished,
+            held: false,
             wait: None,
         }
     }
@@ -207,6 +223,27 @@ impl Job {
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.changed.notify_all();
+    }
+
+    /// Lets the job not finish until [`release`](Self::release): it goes through the whole disk, and what points to the
+    /// copy stays as it is.
+    pub fn hold(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    /// Takes back [`hold`](Self::hold).
+    pub fn release(&self) {
+        self.held.store(false, Ordering::Release);
+    }
+
+    /// Has a job that failed in some pieces go on with these. False if something else failed, for good.
+    pub fn retry(&self) -> bool {
+        let mut course = lock(&self.course);
+        let again = course.phase == Phase::Failed && !course.again.is_empty();
+        if again {
+            (course.phase, course.failure) = (Phase::Copying, None);
+        }
+        again
     }
 
     /// Copies at most `limit` bytes a second from now on; 0 for no limit.
@@ -232,12 +269,17 @@ impl Job {
                     course.phase = Phase::Alone;
                     return Ok(Task::Prepare);
                 }
+                Phase::Copying if !course.again.is_empty() => {
+                    course.in_flight += 1;
+                    return Ok(course.again.pop().map_or(Task::Nothing, Task::Piece));
+                }
                 Phase::Copying if course.next < total => {
                     let start = course.next;
                     course.next = self.piece_end(start, budget, total);
                     course.in_flight += 1;
                     return Ok(Task::Piece(start..course.next));
                 }
+                Phase::Copying if course.in_flight == 0 && self.held.load(Ordering::Acquire) => return Ok(Task::Held),
                 Phase::Copying if course.in_flight == 0 => {
                     course.phase = Phase::Alone;
                     return Ok(Task::Finish);
@@ -277,7 +319,10 @@ impl Job {
                 course.done += range.end - range.start;
                 course.copied += copied;
             }
-            Err(error) => course.fail(error),
+            Err(error) => {
+                course.again.push(range);
+                course.fail(error);
+            }
         }
         drop(course);
         self.changed.notify_all();
@@ -320,6 +365,7 @@ enum Task {
     Prepare,
     Piece(Range<u64>),
     Finish,
+    Held,
     Nothing,
 }
 

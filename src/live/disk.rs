@@ -56,6 +56,15 @@ impl Disk {
         read(&self.serving).chain.clone()
     }
 
+    /// Lets others read the layers below the top, which may be open for writing: a merge locks them against others before
+    /// it writes to them.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn share_below(&self) -> Result<()> {
+        free(&read(&self.serving).chain.layers[1..])
+    }
+
     /// Whether what the guest reads from below is kept in the top layer. It is then fetched once.
     ///
     /// A read succeeds even where the copy does not (no space): keeping is a favour, reading is not.

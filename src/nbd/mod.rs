@@ -22,6 +22,8 @@ mod socket;
 pub mod tls;
 mod uri;
 
+#[cfg(feature = "control")]
+pub(crate) use socket::write_all;
 pub use socket::{Shutdown, Socket, StartTls, prepare};
 pub use uri::{PORT, Place, Uri, UriTls};
 

@@ -126,7 +126,7 @@ pub fn prepare(socket: &TcpStream) -> io::Result<()> {
 ///
 /// # Errors
 /// The host's.
-pub(super) fn write_all(socket: &dyn Socket, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+pub(crate) fn write_all(socket: &dyn Socket, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
         match socket.write(slices) {

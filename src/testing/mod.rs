@@ -12,6 +12,7 @@
 //! | [`fuzz`] | lives of disks made up by a fuzzer |
 //! | [`nbd`] | the NBD server's side of the protocol, without sockets |
 //! | [`nbd_client`] | the NBD client, with a server that says anything |
+//! | [`control`] | the conventions of the control socket, without sockets |
 //! | [`live_script`] | what guests and jobs do to one disk, act by act |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
@@ -19,6 +20,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod choices;
+pub mod control;
 pub mod crash;
 pub mod file;
 pub mod fuzz;

@@ -55,6 +55,11 @@ pub enum Command {
     Diff(Diff),
     /// Serve disks to guests and tools as Network Block Devices.
     Serve(Serve),
+    /// Jobs of a server that was started with --control.
+    #[command(subcommand)]
+    Job(Job),
+    /// Have the guest of a server that was started with --control go on in a new overlay.
+    Snapshot(Snapshot),
     /// Show the whole story on temporary files, verified at every step.
     Demo(Demo),
     /// Answer a conformance runner (testdata/ADAPTER.md).
@@ -628,6 +633,10 @@ pub struct Serve {
     /// is there, are revoked.
     #[arg(long, requires = "tls_certificates")]
     pub tls_verify_peer: bool,
+    /// Take commands at this path, as QEMU's machine protocol has them: jobs, snapshots, bitmaps. Who reaches it may do with
+    /// files what this user may.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Most clients at the same time; more wait.
     #[arg(short = 'e', long, value_name = "N", default_value_t = 100)]
     pub shared: usize,
@@ -639,6 +648,114 @@ pub struct Serve {
     pub opening: Opening,
     #[arg(value_name = "IMG", required = true)]
     pub images: Vec<PathBuf>,
+}
+
+/// The server that is meant.
+#[derive(Args, Debug)]
+pub struct Control {
+    /// The server's control socket.
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+}
+
+/// A job of a server.
+#[derive(Args, Debug)]
+pub struct NamedJob {
+    #[command(flatten)]
+    pub control: Control,
+    /// The job's name, which is the disk's unless it was given another.
+    #[arg(value_name = "JOB")]
+    pub id: String,
+}
+
+/// A job that is to begin on a disk that is served.
+#[derive(Args, Debug)]
+pub struct NewJob {
+    #[command(flatten)]
+    pub control: Control,
+    /// What the job is called (default: as the disk).
+    #[arg(long, value_name = "JOB")]
+    pub id: Option<String>,
+    /// Bytes a second at most.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0", hide_default_value = true)]
+    pub speed: u64,
+    /// The disk, by the name of its export.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Job {
+    /// Begin to copy into the guest's layer what it lacks, and then to drop its parent (or to keep what lies below BASE).
+    Stream {
+        #[command(flatten)]
+        job: NewJob,
+        /// The layer that stays below, by its path.
+        #[arg(long, value_name = "B")]
+        base: Option<PathBuf>,
+    },
+    /// Begin to merge layers. When the guest's own is among them: until the job is completed, which moves the guest.
+    Commit {
+        #[command(flatten)]
+        job: NewJob,
+        /// The layer that is merged into, by its path (default: the lowest).
+        #[arg(long, visible_alias = "base", value_name = "B")]
+        into: Option<PathBuf>,
+        /// The layer that is merged, by its path (default: the guest's).
+        #[arg(long, value_name = "T")]
+        top: Option<PathBuf>,
+    },
+    /// Begin to copy the disk, and keep the copy equal until the job is completed, which moves the guest there, or split.
+    Mirror {
+        #[command(flatten)]
+        job: NewJob,
+        /// Format of TARGET.
+        #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
+        output_format: OutputFormat,
+        #[arg(value_name = "TARGET")]
+        target: PathBuf,
+    },
+    /// List the jobs.
+    List {
+        #[command(flatten)]
+        control: Control,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let a job rest.
+    Pause(NamedJob),
+    /// Have it go on, after a pause or an error.
+    Resume(NamedJob),
+    /// End it. What it has done stays, and is right; of a mirror the target is no copy.
+    Cancel(NamedJob),
+    /// End a mirror that is ready with a target that is the disk of this moment; the guest stays.
+    Split(NamedJob),
+    /// End a mirror, or a commit of the guest's layer, that is ready: the guest moves.
+    Complete(NamedJob),
+    /// Let a job that waits for it make what it has done count.
+    Finalize(NamedJob),
+    /// Forget a job that has ended.
+    Dismiss(NamedJob),
+    /// Limit its speed.
+    SetSpeed {
+        #[command(flatten)]
+        job: NamedJob,
+        /// Bytes a second; 0 for no limit.
+        #[arg(value_name = "SIZE", value_parser = size)]
+        speed: u64,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Snapshot {
+    #[command(flatten)]
+    pub control: Control,
+    /// The disk, by the name of its export.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// The new overlay, in which the guest goes on.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -14,7 +14,7 @@ use lvd::zeros::is_zero;
 use lvd::{BlockDevice, Error, Result};
 use serde_json::json;
 use std::ops::Range;
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 
 /// Granules of a sync bitmap, as a power of two: 64 KiB.
@@ -170,19 +170,35 @@ fn copy_top(arguments: &Mirror) -> Result<()> {
 
 /// The hint of `child`, as it has to read in a file at `target` to lead to the same parent.
 fn moved_hint(child: &Path, hint: &str, target: &Path) -> Result<String> {
-    let directory = |path: &Path| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        parent
-            .canonicalize()
-            .map_err(|error| Error::io(&path.display().to_string(), "cannot find its directory", error))
-    };
     let far = |path: &Path| path.to_str().is_some_and(Uri::is_one);
-    let path = match () {
-        () if far(child) => beside(child, hint),
-        () if Path::new(hint).is_absolute() || Uri::is_one(hint) => return Ok(hint.to_owned()),
-        () if !far(target) && directory(child)? == directory(target)? => return Ok(hint.to_owned()),
-        () => absolute(beside(child, hint)).map_err(|error| Error::io(hint, "cannot find it", error))?,
-    };
+    match () {
+        () if far(child) => from_utf8(beside(child, hint)),
+        () if Path::new(hint).is_absolute() || Uri::is_one(hint) => Ok(hint.to_owned()),
+        () if !far(target) && directory(child)? == directory(target)? => Ok(hint.to_owned()),
+        () => from_root(&beside(child, hint)),
+    }
+}
+
+/// The hint by which a new file at `child` finds its parent, which is open under the name `parent`.
+pub fn hint_from(child: &Path, parent: &str) -> Result<String> {
+    let path = Path::new(parent);
+    match path.file_name() {
+        _ if Uri::is_one(parent) => Ok(parent.to_owned()),
+        Some(name) if directory(child)? == directory(path)? => from_utf8(name.into()),
+        _ => from_root(path),
+    }
+}
+
+fn directory(path: &Path) -> Result<PathBuf> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    parent.canonicalize().map_err(|error| Error::io(&path.display().to_string(), "cannot find its directory", error))
+}
+
+fn from_root(path: &Path) -> Result<String> {
+    from_utf8(absolute(path).map_err(|error| Error::io(&path.display().to_string(), "cannot find it", error))?)
+}
+
+fn from_utf8(path: PathBuf) -> Result<String> {
     path.into_os_string()
         .into_string()
         .map_err(|path| Error::Invalid(format!("{}: a parent's path is kept in UTF-8", Path::new(&path).display())))

@@ -6,6 +6,7 @@ mod args;
 mod backup;
 mod bench;
 mod bitmap;
+mod control;
 mod copy;
 mod create;
 mod demo;
@@ -82,6 +83,8 @@ fn execute(command: &Command) -> Result<Outcome> {
         Command::Backup(arguments) => backup::backup(arguments).map(done),
         Command::Diff(arguments) => backup::diff(arguments).map(done),
         Command::Serve(arguments) => serve::serve(arguments),
+        Command::Job(verb) => control::job(verb).map(done),
+        Command::Snapshot(arguments) => control::snapshot(arguments).map(done),
         Command::Demo(arguments) => demo::demo(arguments).map(done),
         Command::Adapter => adapter::adapter().map(done),
     }

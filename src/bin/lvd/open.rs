@@ -195,12 +195,15 @@ impl Disk {
 
     /// The number of the layer in the file at `path`.
     pub fn layer_in(&self, path: &Path) -> Result<usize> {
-        let wanted = storage(path, false, &Access::default(), None)?;
-        let found = self.chain.layers.iter().position(|layer| same_file(&**file_of(layer), &*wanted));
-        found.ok_or_else(|| {
-            Error::Invalid(format!("{}: not a layer of the chain of {}", path.display(), self.chain.name()))
-        })
+        layer_in(&self.chain, path)
     }
+}
+
+/// The number of the layer of `chain` in the file at `path`.
+pub fn layer_in(chain: &Chain, path: &Path) -> Result<usize> {
+    let wanted = storage(path, false, &Access::default(), None)?;
+    let found = chain.layers.iter().position(|layer| same_file(&**file_of(layer), &*wanted));
+    found.ok_or_else(|| Error::Invalid(format!("{}: not a layer of the chain of {}", path.display(), chain.name())))
 }
 
 /// The file that a layer lies in.

@@ -29,13 +29,13 @@ struct Counted {
     seen: Mutex<Vec<u8>>,
     prepared: AtomicU64,
     finished: AtomicU64,
-    fails_at: Option<u64>,
+    fails_at: Mutex<Option<u64>>,
 }
 
 impl Counted {
     fn new(total: u64) -> Counted {
         let seen = Mutex::new(vec![0; total as usize]);
-        Counted { total, seen, prepared: AtomicU64::new(0), finished: AtomicU64::new(0), fails_at: None }
+        Counted { total, seen, prepared: AtomicU64::new(0), finished: AtomicU64::new(0), fails_at: Mutex::new(None) }
     }
 }
 
@@ -59,7 +59,7 @@ impl Work for Counted {
 
     fn piece(&self, range: Range<u64>) -> Result<u64> {
         assert_eq!((self.prepared.load(Ordering::Relaxed), self.finished.load(Ordering::Relaxed)), (1, 0));
-        if self.fails_at.is_some_and(|at| range.contains(&at)) {
+        if lock(&self.fails_at).is_some_and(|at| range.contains(&at)) {
             return Err(Error::Denied("no further".into()));
         }
         let mut seen = lock(&self.seen);
@@ -91,7 +91,7 @@ fn several_threads_share_the_pieces() {
 
 #[test]
 fn a_failure_is_told_to_every_caller() {
-    let work = Counted { fails_at: Some(500), ..Counted::new(1000) };
+    let work = Counted { fails_at: Mutex::new(Some(500)), ..Counted::new(1000) };
     let job = Job::new(work, host());
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| finish(&job, 10))).collect();
@@ -99,6 +99,39 @@ fn a_failure_is_told_to_every_caller() {
     });
     assert!(results.iter().all(|result| result.as_ref().unwrap_err().to_string().contains("no further")));
     assert!(!job.progress().finished);
+}
+
+/// Of a job that goes on after a failure nothing is left out and nothing done twice.
+#[test]
+fn a_piece_that_failed_is_done_again() {
+    let work = Arc::new(Counted { fails_at: Mutex::new(Some(500)), ..Counted::new(1000) });
+    let job = Job::new(work.clone(), Arc::new(Clock::default()));
+    assert!(!job.retry(), "nothing has failed");
+    for _ in 0..3 {
+        while job.step(16).is_ok() {}
+        assert!(matches!(job.step(16), Err(Error::Invalid(_))), "until then it has failed");
+        assert!(job.retry());
+    }
+    *lock(&work.fails_at) = None;
+    drive(&job, |_| {}).unwrap();
+    assert_eq!((job.progress().done, work.finished.load(Ordering::Relaxed)), (1000, 1));
+}
+
+/// A job that is held goes through the disk, and no further.
+#[test]
+fn a_held_job_does_not_finish() {
+    for total in [0, 1000] {
+        let work = Arc::new(Counted::new(total));
+        let job = Job::new(work.clone(), Arc::new(Clock::default()));
+        job.hold();
+        while !job.step(64).unwrap().held {}
+        let progress = job.step(64).unwrap();
+        assert!(progress.held && progress.wait.is_some() && !progress.finished && progress.done == total);
+        assert_eq!(work.finished.load(Ordering::Relaxed), 0);
+        job.release();
+        drive(&job, |_| {}).unwrap();
+        assert_eq!(work.finished.load(Ordering::Relaxed), 1);
+    }
 }
 
 #[test]

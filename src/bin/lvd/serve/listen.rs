@@ -4,6 +4,8 @@ use crate::args::Serve;
 use crate::output;
 use lvd::nbd::{self, PORT, Socket, Uri, UriTls};
 use lvd::{Error, Result};
+use rustix::fs::Mode;
+use rustix::process::umask;
 use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -19,6 +21,8 @@ const REST: Duration = Duration::from_millis(100);
 /// All places at which one server listens. Socket files that it made go with it.
 pub struct Place {
     pub listeners: Vec<Listener>,
+    /// Where commands come from, which is no place for clients of disks.
+    control: Option<Listener>,
     made: Vec<Made>,
     /// With TLS: the directory of certificates, from the root.
     certificates: Option<PathBuf>,
@@ -36,7 +40,7 @@ impl Place {
     /// Listens where the user says, and at the sockets that a service manager `handed` over.
     pub fn new(arguments: &Serve, handed: Vec<Listener>) -> Result<Place> {
         let certificates = arguments.tls_certificates.as_deref().map(absolute);
-        let mut place = Place { listeners: handed, made: Vec::new(), certificates, _directory: None };
+        let mut place = Place { listeners: handed, control: None, made: Vec::new(), certificates, _directory: None };
         let temporary = arguments.unix.as_deref() == Some(Path::new("-"));
         let nowhere = arguments.unix.is_none() && arguments.tcp.is_none() && place.listeners.is_empty();
         if temporary || nowhere && arguments.run.is_some() {
@@ -61,15 +65,32 @@ impl Place {
             }
             place.listeners.push(listener);
         }
+        if let Some(path) = &arguments.control {
+            // From its first moment on: whoever connects before a mode is set has connected.
+            let before = umask(Mode::from_raw_mode(0o177));
+            let listener = place.make_unix(path);
+            umask(before);
+            place.control = Some(listener?);
+        }
         Ok(place)
     }
 
     fn listen_unix(&mut self, path: &Path) -> Result<()> {
+        let listener = self.make_unix(path)?;
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    fn make_unix(&mut self, path: &Path) -> Result<Listener> {
         let listener = bind(path)?;
         let metadata = fs::symlink_metadata(path).map_err(|error| failed(path, error))?;
         self.made.push(Made { path: path.to_owned(), id: (metadata.dev(), metadata.ino()) });
-        self.listeners.push(Listener::Unix(listener, absolute(path)));
-        Ok(())
+        Ok(Listener::Unix(listener, absolute(path)))
+    }
+
+    /// Where commands come from, if they do.
+    pub fn control(&self) -> Result<Option<Listener>> {
+        self.control.as_ref().map(Listener::try_clone).transpose()
     }
 
     /// Where an export is that is reached by `listener`.

@@ -1,6 +1,7 @@
 //! `serve`: disks as Network Block Devices, with the habits of `qemu-nbd` and `nbdkit`.
 
 mod activation;
+mod control;
 mod listen;
 mod run;
 
@@ -8,6 +9,7 @@ use crate::args::Serve;
 use crate::open::Disk;
 use crate::{Outcome, output, signals};
 use listen::{Listener, Place};
+use lvd::chain::Layer;
 use lvd::live;
 use lvd::nbd::StartTls;
 use lvd::nbd::server::{Export, Exports, Options, Server};
@@ -33,7 +35,7 @@ enum End {
 pub fn serve(arguments: &Serve) -> Result<Outcome> {
     let handed = activation::listeners()?;
     let disks = disks(arguments)?;
-    let served = exports(arguments, &disks).and_then(|exports| serve_until_end(arguments, handed, exports));
+    let served = exports(arguments, &disks).and_then(|exports| serve_until_end(arguments, handed, exports, &disks));
     // All are closed even if one fails.
     let closed: Vec<Result<()>> = disks.iter().map(|disk| disk.close()).collect();
     let outcome = served?;
@@ -45,13 +47,32 @@ fn disks(arguments: &Serve) -> Result<Vec<Arc<live::Disk>>> {
     if arguments.opening.sidecar.is_some() && arguments.images.len() > 1 {
         return Err(Error::Invalid("a sidecar belongs to one image: serve that one alone".into()));
     }
-    let open = |path| {
-        let disk = Disk::open(path, &arguments.opening, !arguments.read_only)?;
-        let disk = live::Disk::new(disk.into_chain());
+    let serve = |path| {
+        let deep = arguments.control.is_some() && !arguments.read_only;
+        let disk = if deep { open_deep(path, arguments)? } else { open(path, arguments)? };
         disk.set_copy_on_read(arguments.copy_on_read);
         Ok(disk)
     };
-    arguments.images.iter().map(|path| open(path.as_path())).collect()
+    arguments.images.iter().map(|path| serve(path.as_path())).collect()
+}
+
+fn open(path: &Path, arguments: &Serve) -> Result<Arc<live::Disk>> {
+    Ok(live::Disk::new(Disk::open(path, &arguments.opening, !arguments.read_only)?.into_chain()))
+}
+
+/// Opens for writing also what a commit may be asked to merge into: as many layers below the top as nobody else uses.
+/// Others may read them again at once.
+fn open_deep(path: &Path, arguments: &Serve) -> Result<Arc<live::Disk>> {
+    let near = |layer: &&Layer| !matches!(layer, Layer::Foreign(_)) && !layer.is_far();
+    let depth = Disk::open(path, &arguments.opening, false)?.chain().layers.iter().take_while(near).count();
+    for last in (1..depth).rev() {
+        if let Ok(disk) = Disk::open_down_to(path, &arguments.opening, true, Some(last)) {
+            let disk = live::Disk::new(disk.into_chain());
+            disk.share_below()?;
+            return Ok(disk);
+        }
+    }
+    open(path, arguments)
 }
 
 /// What each disk is called, and which bitmaps go with it.
@@ -82,24 +103,35 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-fn serve_until_end(arguments: &Serve, handed: Vec<Listener>, exports: Exports) -> Result<Outcome> {
+fn serve_until_end(
+    arguments: &Serve,
+    handed: Vec<Listener>,
+    exports: Exports,
+    disks: &[Arc<live::Disk>],
+) -> Result<Outcome> {
     let tls = arguments.tls_certificates.as_deref().map(|directory| {
         ServerTls::load(directory, arguments.tls_verify_peer).map(|tls| Arc::new(tls) as Arc<dyn StartTls>)
     });
     let options = Options { clients: arguments.shared, tls: tls.transpose()?, ..Options::default() };
     let place = Place::new(arguments, handed)?;
+    let names = exports.iter().map(|export| export.name.clone()).collect();
     let server = Server::new(exports, options, Box::new(output::complain));
     let (ends, end) = channel();
     wait_for_signal(ends.clone())?;
     for listener in &place.listeners {
         accept(listener.try_clone()?, server.clone(), ends.clone())?;
     }
+    let control = control::start(arguments, &place, names, disks, &ends)?;
     let export = arguments.exports.first().map_or("", String::as_str);
     let start = |command: &String| Running::start(command, &place, export, ends.clone());
     let mut running = arguments.run.as_ref().map(start).transpose()?;
     let end = end.recv().unwrap_or(End::Signal);
     if let (Some(running), End::Signal | End::Listener(_)) = (&running, &end) {
         running.terminate();
+    }
+    // The guests go on until no job is left.
+    if let Some(control) = control {
+        control.stop();
     }
     server.stop();
     match (end, &mut running) {

@@ -1,0 +1,137 @@
+//! `job` and `snapshot`: commands to a server that runs.
+
+use crate::args::{Control, Job, NewJob, OutputFormat, Snapshot};
+use crate::{open, output};
+use lvd::units::Size;
+use lvd::{Error, Result};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+pub fn job(verb: &Job) -> Result<()> {
+    match verb {
+        Job::Stream { job, base } => begin(job, "block-stream", json!({ "base": file(base.as_deref())? })),
+        Job::Commit { job, into, top } => {
+            let layers = json!({ "base": file(into.as_deref())?, "top": file(top.as_deref())? });
+            begin(job, "block-commit", layers)
+        }
+        Job::Mirror { job, output_format, target } => {
+            let format = match output_format {
+                OutputFormat::Lvd => "lvd",
+                OutputFormat::Raw => "raw",
+            };
+            let target = file(Some(target.as_path()))?;
+            begin(job, "drive-mirror", json!({ "target": target, "format": format, "sync": "full" }))
+        }
+        Job::List { control, output } => list(control, output.json()),
+        Job::Pause(job) => ask(&job.control, "job-pause", json!({ "id": job.id })),
+        Job::Resume(job) => ask(&job.control, "job-resume", json!({ "id": job.id })),
+        Job::Cancel(job) => ask(&job.control, "job-cancel", json!({ "id": job.id })),
+        Job::Split(job) => ask(&job.control, "block-job-cancel", json!({ "device": job.id })),
+        Job::Complete(job) => ask(&job.control, "job-complete", json!({ "id": job.id })),
+        Job::Finalize(job) => ask(&job.control, "job-finalize", json!({ "id": job.id })),
+        Job::Dismiss(job) => ask(&job.control, "job-dismiss", json!({ "id": job.id })),
+        Job::SetSpeed { job, speed } => {
+            ask(&job.control, "block-job-set-speed", json!({ "device": job.id, "speed": speed }))
+        }
+    }
+}
+
+pub fn snapshot(arguments: &Snapshot) -> Result<()> {
+    let file = file(Some(arguments.file.as_path()))?;
+    let wanted = json!({ "device": arguments.device, "snapshot-file": file, "format": "lvd" });
+    ask(&arguments.control, "blockdev-snapshot-sync", wanted)
+}
+
+/// Begins a job, of which `more` says what is its own.
+fn begin(job: &NewJob, command: &str, more: Value) -> Result<()> {
+    let mut wanted = json!({ "device": job.device, "speed": job.speed, "job-id": job.id });
+    if let (Some(wanted), Value::Object(mut more)) = (wanted.as_object_mut(), more) {
+        wanted.append(&mut more);
+    }
+    ask(&job.control, command, wanted)
+}
+
+/// Gives a command that has nothing to tell.
+fn ask(control: &Control, command: &str, arguments: Value) -> Result<()> {
+    Connection::open(&control.control)?.ask(command, arguments).map(drop)
+}
+
+fn list(control: &Control, json: bool) -> Result<()> {
+    let jobs = Connection::open(&control.control)?.ask("query-block-jobs", json!({}))?;
+    if json {
+        return output::json(&jobs);
+    }
+    for job in jobs.as_array().into_iter().flatten() {
+        let text = |member: &str| job[member].as_str().unwrap_or_default().to_owned();
+        let number = |member: &str| job[member].as_u64().unwrap_or_default();
+        let (done, total) = (Size(number("offset")), Size(number("len")));
+        let speed = match number("speed") {
+            0 => String::new(),
+            speed => format!(", at most {}/s", Size(speed)),
+        };
+        let error = job["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
+        let (device, kind, status) = (text("device"), text("type"), text("status"));
+        output::line(format!("{device:<24} {kind:<8} {status:<10} {done} of {total}{speed}{error}"))?;
+    }
+    Ok(())
+}
+
+/// A file as the server finds it, whose directory is another; the URI of an export as it is.
+fn file(path: Option<&Path>) -> Result<Option<String>> {
+    let Some(path) = path else { return Ok(None) };
+    let name = path.display().to_string();
+    if open::uri(path)?.is_some() {
+        return Ok(Some(name));
+    }
+    let path = std::path::absolute(path).map_err(|error| Error::io(&name, "cannot find its directory", error))?;
+    let text = path.into_os_string().into_string();
+    text.map(Some).map_err(|_| Error::Invalid(format!("{name}: commands are UTF-8")))
+}
+
+/// A client of a control socket.
+struct Connection {
+    name: String,
+    stream: BufReader<UnixStream>,
+}
+
+impl Connection {
+    fn open(path: &Path) -> Result<Connection> {
+        let name = path.display().to_string();
+        let stream = UnixStream::connect(path).map_err(|error| Error::io(&name, "cannot connect", error))?;
+        let mut connection = Connection { name, stream: BufReader::new(stream) };
+        let greeting = connection.receive()?;
+        if !greeting["QMP"].is_object() {
+            let why = greeting["error"]["desc"].as_str().unwrap_or("no control socket");
+            return Err(Error::Invalid(format!("{}: {why}", connection.name)));
+        }
+        connection.ask("qmp_capabilities", json!({}))?;
+        Ok(connection)
+    }
+
+    /// The answer to a command. What happens meanwhile is no answer.
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let text = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        let sent = self.stream.get_mut().write_all(text.as_bytes());
+        sent.map_err(|error| Error::io(&self.name, "cannot send", error))?;
+        loop {
+            let mut answer = self.receive()?;
+            if let Some(error) = answer["error"]["desc"].as_str() {
+                return Err(Error::Invalid(error.to_owned()));
+            }
+            if answer.get("return").is_some() {
+                return Ok(answer["return"].take());
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<Value> {
+        let failed = |error| Error::io(&self.name, "cannot receive", error);
+        let mut line = String::new();
+        match self.stream.read_line(&mut line).map_err(failed)? {
+            0 => Err(failed(ErrorKind::UnexpectedEof.into())),
+            _ => serde_json::from_str(&line).map_err(|error| failed(error.into())),
+        }
+    }
+}

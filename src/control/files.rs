@@ -1,0 +1,53 @@
+//! Which files commands may name.
+
+use crate::chain::{Chain, Layer};
+use crate::error::Result;
+use crate::storage::Storage;
+use crate::sync::Arc;
+use serde::Deserialize;
+
+/// What a disk is copied into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetFormat {
+    /// An LVD image, which says on disk that it is not a copy until it is one.
+    Lvd,
+    /// A raw file, volume or export, which cannot say so.
+    Raw,
+}
+
+/// Opens the files that commands name, or does not: a client of the control socket reaches what this lets it reach.
+///
+/// What was made for a command that then fails is for the implementation to take away again.
+pub trait Files: Send + Sync {
+    /// Makes the new and empty file `name` for an overlay of `below`, and gives it to `then` with the hint by which it
+    /// finds `below`.
+    ///
+    /// # Errors
+    /// The policy's, the host's, and those of `then`.
+    fn overlay(
+        &self,
+        name: &str,
+        below: &Layer,
+        then: &mut dyn FnMut(Arc<dyn Storage>, String) -> Result<()>,
+    ) -> Result<()>;
+
+    /// Makes what a disk of `size` bytes is copied into, or with `existing` opens it, and gives it to `then`.
+    ///
+    /// # Errors
+    /// The policy's, the host's, and those of `then`.
+    fn target(
+        &self,
+        name: &str,
+        format: TargetFormat,
+        size: u64,
+        existing: bool,
+        then: &mut dyn FnMut(Chain) -> Result<()>,
+    ) -> Result<()>;
+
+    /// The number of the layer of `chain` that is in the file `name`.
+    ///
+    /// # Errors
+    /// `Invalid` if there is none.
+    fn layer(&self, chain: &Chain, name: &str) -> Result<usize>;
+}

@@ -1,0 +1,16 @@
+//! The control socket: transcripts of its conventions, jobs under a guest that goes on, and clients that mean harm.
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+#[allow(dead_code, reason = "each test binary uses a part")]
+#[path = "../nbd/client.rs"]
+mod client;
+mod command;
+#[path = "../common/mod.rs"]
+mod common;
+mod errors;
+mod hostile;
+mod jobs;
+mod peers;
+mod rig;
+mod stories;
+mod transcripts;

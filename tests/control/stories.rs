@@ -1,0 +1,171 @@
+//! Jobs under a guest that goes on: what it wrote is there afterwards, in the files that are the disk by then.
+
+use crate::common::{Place, content, same};
+use crate::lvd;
+use crate::rig::{Guest, SIZE, Server, holds, overlay};
+use serde_json::json;
+
+/// Snapshot, stream, commit and mirror, one after the other.
+#[test]
+fn the_whole_story() {
+    let place = Place::new();
+    let model = overlay(&place);
+    let server = Server::start(&place);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+
+    monitor.ok("block-stream", json!({ "device": "disk" }));
+    let streamed = ["created", "running", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"];
+    assert_eq!(monitor.course("null"), streamed);
+    assert_eq!(monitor.layers(), ["disk.lvd"]);
+    guest.go_on();
+
+    for (name, layers) in
+        [("one.lvd", vec!["one.lvd", "disk.lvd"]), ("two.lvd", vec!["two.lvd", "one.lvd", "disk.lvd"])]
+    {
+        monitor.ok("blockdev-snapshot-sync", json!({ "device": "disk", "snapshot-file": name }));
+        assert_eq!(monitor.layers(), layers);
+        guest.go_on();
+    }
+
+    // The layer between, and then the guest's own.
+    monitor.ok("block-commit", json!({ "device": "disk", "top": "one.lvd", "base": "disk.lvd" }));
+    assert_eq!(monitor.course("null"), streamed);
+    // It holds nothing more that disk.lvd does not, and stays between the two.
+    assert_eq!(monitor.layers(), ["two.lvd", "one.lvd", "disk.lvd"]);
+    guest.go_on();
+    monitor.ok("block-commit", json!({ "device": "disk", "job-id": "down" }));
+    assert_eq!(monitor.course("BLOCK_JOB_READY"), ["created", "running", "ready", "BLOCK_JOB_READY"]);
+    guest.go_on();
+    monitor.ok("job-complete", json!({ "id": "down" }));
+    let pivoted = ["waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"];
+    assert_eq!(monitor.course("null"), pivoted);
+    assert_eq!(monitor.layers(), ["disk.lvd"]);
+    guest.go_on();
+
+    let target = json!({ "device": "disk", "job-id": "away", "target": "moved.lvd", "sync": "full" });
+    monitor.ok("drive-mirror", target);
+    monitor.until("BLOCK_JOB_READY");
+    guest.go_on();
+    monitor.ok("block-job-complete", json!({ "device": "away" }));
+    assert_eq!(monitor.course("null"), pivoted);
+    assert_eq!(monitor.layers(), ["moved.lvd"]);
+    // The guest has left it, and it is closed.
+    assert_eq!(lvd!("info", "--json", place.path("disk.lvd")).ok().json()["state"], "closed");
+    guest.go_on();
+
+    let copy = json!({ "device": "disk", "target": "copy.raw", "format": "raw", "sync": "full" });
+    monitor.ok("drive-mirror", copy);
+    monitor.until("BLOCK_JOB_READY");
+    guest.go_on();
+    // Not forced: the target is the disk of that moment.
+    monitor.ok("block-job-cancel", json!({ "device": "disk" }));
+    assert_eq!(monitor.course("null"), pivoted);
+    assert_eq!(monitor.layers(), ["moved.lvd"]);
+
+    let model = guest.end();
+    server.stop().ok();
+    holds(&place, "moved.lvd", &model);
+    assert_eq!(std::fs::metadata(place.path("copy.raw")).expect("there").len(), SIZE as u64);
+}
+
+/// A job that is reported as completed is durable: whoever kills the server in that moment finds what the job promised.
+#[test]
+fn completed_is_durable() {
+    for round in 0..5 {
+        let place = Place::new();
+        let model = overlay(&place);
+        let mut server = Server::start(&place);
+        let mut monitor = server.monitor();
+        monitor.ok("block-stream", json!({ "device": "disk" }));
+        monitor.until("BLOCK_JOB_COMPLETED");
+        server.signal("KILL");
+        server.end();
+        let facts = lvd!("info", "--json", place.path("disk.lvd")).ok().json();
+        assert_eq!(facts["backing-filename"], json!(null), "round {round}: it still lies on its parent");
+        std::fs::remove_file(place.path("base.lvd")).expect("removed");
+        same(&content(&place.path("disk.lvd")), &model, "the disk without its parent");
+    }
+}
+
+/// The same of a pivot: the target is the whole disk, and says so.
+#[test]
+fn a_pivot_is_durable() {
+    for _ in 0..5 {
+        let place = Place::new();
+        let model = overlay(&place);
+        let mut server = Server::start(&place);
+        let mut monitor = server.monitor();
+        monitor.ok("drive-mirror", json!({ "device": "disk", "target": "moved.lvd", "sync": "full" }));
+        monitor.until("BLOCK_JOB_READY");
+        monitor.ok("job-complete", json!({ "id": "disk" }));
+        monitor.until("BLOCK_JOB_COMPLETED");
+        server.signal("KILL");
+        server.end();
+        same(&content(&place.path("moved.lvd")), &model, "the target");
+    }
+}
+
+/// A server that ends takes its jobs along; what they did is not done again, and nothing is in the way of doing the rest.
+#[test]
+fn the_end_of_the_server_ends_jobs() {
+    let place = Place::new();
+    let model = overlay(&place);
+    for signal in ["TERM", "quit"] {
+        let mut server = Server::start(&place);
+        let mut monitor = server.monitor();
+        monitor.ok("block-stream", json!({ "device": "disk", "speed": 1 << 20 }));
+        while monitor.job()["current-progress"] == 0 {}
+        match signal {
+            "quit" => drop(monitor.ok("quit", json!({}))),
+            signal => server.signal(signal),
+        }
+        monitor.until("BLOCK_JOB_CANCELLED");
+        server.end().ok();
+        assert!(!server.control.exists(), "the socket is left");
+    }
+    assert_eq!(lvd!("info", "--json", place.path("disk.lvd")).ok().json()["state"], "closed");
+    let done = lvd!("stream", "--json", place.path("disk.lvd")).ok().json();
+    assert!(done["copied"].as_u64().expect("a number") < SIZE as u64, "{done}");
+    std::fs::remove_file(place.path("base.lvd")).expect("removed");
+    holds(&place, "disk.lvd", &model);
+}
+
+/// A mirror that is ready when the server ends is no copy, and says so; the disk is where it was.
+#[test]
+fn the_end_of_the_server_ends_a_ready_mirror() {
+    let place = Place::new();
+    let model = overlay(&place);
+    let server = Server::start(&place);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    monitor.ok("drive-mirror", json!({ "device": "disk", "target": "moved.lvd", "sync": "full" }));
+    monitor.until("BLOCK_JOB_READY");
+    guest.go_on();
+    let model = guest.end();
+    server.stop().ok();
+    lvd!("info", "--chain", place.path("moved.lvd")).ok();
+    lvd!("read", place.path("moved.lvd"), "0", "1").fails(1, "not a copy yet");
+    holds(&place, "disk.lvd", &model);
+}
+
+/// Layers below are opened so that a commit can write to them, and until there is one nothing is written.
+#[test]
+fn nothing_below_changes_without_a_commit() {
+    let place = Place::new();
+    let model = overlay(&place);
+    let before = std::fs::read(place.path("base.lvd")).expect("read");
+    let server = Server::start(&place);
+    let guest = Guest::start(&server, model);
+    guest.go_on();
+    // Another disk may lie on the same base meanwhile.
+    lvd!("create", "-b", "base.lvd", place.path("other.lvd")).ok();
+    lvd!("write", "-P", "1", place.path("other.lvd"), "0", "4K").ok();
+    guest.end();
+    // A commit into a base that somebody else uses is refused; the disk is as it was.
+    let other = Server::launch(&place, crate::common::lvd(), "other", &["-r", "other.lvd"]);
+    let mut monitor = server.monitor();
+    monitor.fails("block-commit", json!({ "device": "disk" }), "GenericError", "locked");
+    assert_eq!(monitor.ok("query-jobs", json!({})), json!([]));
+    other.stop().ok();
+    server.stop().ok();
+    assert!(std::fs::read(place.path("base.lvd")).expect("read") == before, "the base has changed");
+}
