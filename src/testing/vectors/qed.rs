@@ -317,11 +317,13 @@ fn headers() -> Vec<Vector> {
     ] {
         let change = |qed: Qed| qed.with(at, &word(number));
         let vector = broken(&format!("qed-{name}"), purpose, Invalid, V::QedGeometry, change);
-        // So large that the L1 table does not end within the file either.
-        vectors.push(if name.starts_with("cluster_128m") || name == "table_32" {
-            vector.or(V::QedPlace)
-        } else {
-            vector
+        vectors.push(match name {
+            // So large that the L1 table does not end within the file either, or so uneven that it lies in no place for one.
+            "cluster_128m" | "table_32" | "cluster_12k" => vector.or(V::QedPlace),
+            // Such tables reach nothing, and what begins where is hard to tell.
+            "cluster_0" => vector.or(V::QedSize).or(V::QedPlace),
+            "table_0" => vector.or(V::QedSize),
+            _ => vector,
         });
     }
     for (name, size, purpose) in [
