@@ -6,7 +6,7 @@ use super::job::{Job, OnError, Options};
 use super::query;
 use super::server::{Device, Server};
 use super::wire::{self, Class, Failure};
-use crate::chain::Chain;
+use crate::chain::{Chain, Layer};
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::image::{Image, NewBitmap};
@@ -221,7 +221,7 @@ commands! {
             let top = it.top.as_ref().map_or(Ok(0), layer)?;
             let base = it.base.as_ref().map_or(Ok(chain.layers.len() - 1), layer)?;
             match top {
-                0 => Ok(Course::Mirror { mirror: device.disk.merge_active(base)?, base: Some(base) }),
+                0 => Ok(Course::Mirror { mirror: device.disk.merge_active(base)?, base: Some(base), far: false }),
                 _ => Ok(Course::Once(Box::new(device.disk.merge(top, base)?))),
             }
         })
@@ -266,16 +266,17 @@ commands! {
             (None, Mode::AbsolutePaths) => TargetMode::New,
         };
         begin(server, &it.device, it.job_id, options, |device, chain| {
-            let mut mirror = None;
+            let (mut mirror, mut far) = (None, false);
             server.files.target(&it.target, it.format, chain.size(), mode, &mut |target| {
                 let disk = &device.disk;
+                far = target.layers.iter().any(Layer::is_far);
                 mirror = Some(match &it.resume {
                     Some(name) => disk.mirror_resumable(target, name, SYNC_GRANULE, &wanted)?,
                     None => disk.mirror_with(target, &wanted)?,
                 });
                 Ok(())
             })?;
-            mirror.map(|mirror| Course::Mirror { mirror, base: None }).ok_or(Error::Cancelled)
+            mirror.map(|mirror| Course::Mirror { mirror, base: None, far }).ok_or(Error::Cancelled)
         })
     }
 }

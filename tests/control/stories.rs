@@ -202,3 +202,25 @@ fn a_mirror_goes_on_in_the_next_server() {
     let bitmaps = lvd!("bitmap", "list", "--json", place.path("moved.lvd")).ok().json();
     assert_eq!(bitmaps, json!([]), "the bitmap has gone with the job");
 }
+
+/// The guest moves to an export of another server, and what it writes from then on is there.
+#[test]
+fn a_pivot_to_another_server() {
+    let place = Place::new();
+    let model = overlay(&place);
+    lvd!("create", place.path("far.lvd"), SIZE.to_string()).ok();
+    let far = Server::launch(&place, crate::common::lvd(), "far", &["-x", "far", "far.lvd"]);
+    let server = Server::start(&place);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    let uri = format!("nbd+unix:///far?socket={}", far.nbd.display());
+    monitor.ok("drive-mirror", json!({ "device": "disk", "target": uri, "format": "raw", "sync": "full" }));
+    monitor.until("BLOCK_JOB_READY");
+    guest.go_on();
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    guest.go_on();
+    let model = guest.end();
+    server.stop().ok();
+    far.stop().ok();
+    holds(&place, "far.lvd", &model);
+}
