@@ -1,12 +1,12 @@
 //! All commands. Each is a structure of its arguments, which is also what a client may say.
 
 use super::course::Course;
-use super::files::TargetFormat;
+use super::files::{TargetFormat, TargetMode};
 use super::job::{Job, OnError, Options};
 use super::query;
 use super::server::{Device, Server};
 use super::wire::{self, Class, Failure};
-use crate::chain::Chain;
+use crate::chain::{Chain, Layer};
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::image::{Image, NewBitmap};
@@ -221,14 +221,15 @@ commands! {
             let top = it.top.as_ref().map_or(Ok(0), layer)?;
             let base = it.base.as_ref().map_or(Ok(chain.layers.len() - 1), layer)?;
             match top {
-                0 => Ok(Course::Mirror { mirror: device.disk.merge_active(base)?, base: Some(base) }),
+                0 => Ok(Course::Mirror { mirror: device.disk.merge_active(base)?, base: Some(base), far: false }),
                 _ => Ok(Course::Once(Box::new(device.disk.merge(top, base)?))),
             }
         })
     }
 
     /// Copies the disk into `target`, a file or the URI of an NBD export, and keeps it equal until `job-complete` moves the
-    /// guest there.
+    /// guest there. With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped,
+    /// or the server was, the mirror goes on with the target from there.
     DriveMirror {
         job_id: Option<String>,
         device: String,
@@ -238,6 +239,7 @@ commands! {
         #[serde(rename = "sync")] _sync: MirrorSync,
         copy_mode: Option<CopyMode>,
         granularity: Option<u64>,
+        resume: Option<String>,
         #[serde(default)] speed: u64,
         #[serde(default)] on_error: OnError,
         auto_finalize: Option<bool>,
@@ -255,16 +257,32 @@ commands! {
             return Err(Failure::generic("'granularity' must be a power of 2 in range [512, 64M]"));
         }
         let wanted = MirrorOptions { granularity, pace, ..usual };
+        let mode = match (&it.resume, it.mode) {
+            (Some(_), _) if it.format == TargetFormat::Raw => {
+                return Err(Failure::generic("a raw target cannot say what it is: only an LVD image is resumed"));
+            }
+            (Some(_), _) => TargetMode::Resumed,
+            (None, Mode::Existing) => TargetMode::Existing,
+            (None, Mode::AbsolutePaths) => TargetMode::New,
+        };
         begin(server, &it.device, it.job_id, options, |device, chain| {
-            let (mut mirror, existing) = (None, it.mode == Mode::Existing);
-            server.files.target(&it.target, it.format, chain.size(), existing, &mut |target| {
-                mirror = Some(device.disk.mirror_with(target, &wanted)?);
+            let (mut mirror, mut far) = (None, false);
+            server.files.target(&it.target, it.format, chain.size(), mode, &mut |target| {
+                let disk = &device.disk;
+                far = target.layers.iter().any(Layer::is_far);
+                mirror = Some(match &it.resume {
+                    Some(name) => disk.mirror_resumable(target, name, SYNC_GRANULE, &wanted)?,
+                    None => disk.mirror_with(target, &wanted)?,
+                });
                 Ok(())
             })?;
-            mirror.map(|mirror| Course::Mirror { mirror, base: None }).ok_or(Error::Cancelled)
+            mirror.map(|mirror| Course::Mirror { mirror, base: None, far }).ok_or(Error::Cancelled)
         })
     }
 }
+
+/// Bytes that one bit of a sync bitmap speaks of, as a power of two: 64 KiB.
+const SYNC_GRANULE: u8 = 16;
 
 /// How a new file comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

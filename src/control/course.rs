@@ -20,6 +20,8 @@ pub(super) enum Course {
         mirror: Arc<LiveMirror>,
         /// Of a merge, the number of the layer that is merged into: it and those below stay the disk's.
         base: Option<usize>,
+        /// Whether the target is on another machine.
+        far: bool,
     },
 }
 
@@ -37,6 +39,10 @@ impl Course {
             Course::Once(job) => job.kind(),
             Course::Mirror { mirror, .. } => mirror.kind(),
         }
+    }
+
+    pub(super) fn is_far(&self) -> bool {
+        matches!(self, Course::Mirror { far: true, .. })
     }
 
     pub(super) fn step(&self) -> Result<Stepped> {
@@ -84,7 +90,7 @@ impl Course {
                 job.release();
                 jobs::drive(job, |_| {})
             }
-            Course::Mirror { mirror, base } => {
+            Course::Mirror { mirror, base, .. } => {
                 let left = device.disk.pivot(mirror)?;
                 // The guest has moved: what it has left can no longer fail the job.
                 for layer in &left.layers[..base.unwrap_or(left.layers.len())] {
@@ -107,7 +113,7 @@ impl Course {
     pub(super) fn abandon(&self, device: &Device, server: &Server) {
         match self {
             Course::Once(job) => job.cancel(),
-            Course::Mirror { mirror, base } => {
+            Course::Mirror { mirror, base, .. } => {
                 // A resumable mirror is taken up where it was; what was not saved is copied again.
                 let saved = mirror.save();
                 let target = device.disk.abandon(mirror);

@@ -16,6 +16,17 @@ pub enum TargetFormat {
     Raw,
 }
 
+/// What may be in the place of a target already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetMode {
+    /// It is made; what is there counts for nothing.
+    New,
+    /// It is there, and its content counts for nothing.
+    Existing,
+    /// It is an LVD image that a mirror before has left, and kept as it is; if there is none, it is made.
+    Resumed,
+}
+
 /// Opens the files that commands name, or does not: a client of the control socket reaches what this lets it reach.
 ///
 /// What was made for a command that then fails is for the implementation to take away again.
@@ -32,7 +43,7 @@ pub trait Files: Send + Sync {
         then: &mut dyn FnMut(Arc<dyn Storage>, String) -> Result<()>,
     ) -> Result<()>;
 
-    /// Makes what a disk of `size` bytes is copied into, or with `existing` opens it, and gives it to `then`.
+    /// Makes or opens what a disk of `size` bytes is copied into, and gives it to `then`.
     ///
     /// # Errors
     /// The policy's, the host's, and those of `then`.
@@ -41,7 +52,7 @@ pub trait Files: Send + Sync {
         name: &str,
         format: TargetFormat,
         size: u64,
-        existing: bool,
+        mode: TargetMode,
         then: &mut dyn FnMut(Chain) -> Result<()>,
     ) -> Result<()>;
 

@@ -7,6 +7,7 @@
 use super::course::{Course, Stepped};
 use super::server::{Device, Server};
 use super::wire::Failure;
+use crate::chain::Layer;
 use crate::error::Error;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, wait};
 use serde::{Deserialize, Serialize};
@@ -156,8 +157,7 @@ impl Job {
     /// Copies until that is over, and ends the job.
     fn lead(&self, server: &Server) {
         let Some(course) = self.state().course.clone() else { return };
-        let far = self.device.disk.chain().layers.iter().any(crate::chain::Layer::is_far);
-        let threads = match far {
+        let threads = match course.is_far() || self.device.disk.chain().layers.iter().any(Layer::is_far) {
             true => FAR_THREADS,
             false => thread::available_parallelism().map_or(1, usize::from).min(THREADS),
         };
@@ -303,10 +303,14 @@ impl Job {
             self.enter(&mut state, Status::Aborting, server);
         }
         state.progress = state.progress();
-        // Whoever hears of the end may begin the next job: the disk is free by then.
-        if let (Some(course), Err(_)) = (state.course.take(), &result) {
+        let course = state.course.take();
+        drop(state);
+        // Whoever hears of the end may begin the next job: the disk is free by then. What that takes holds up no query.
+        if let (Some(course), Err(_)) = (&course, &result) {
             course.abandon(&self.device, server);
         }
+        drop(course);
+        let mut state = self.state();
         if self.options.auto_dismiss {
             server.jobs.remove(&self.name);
         }

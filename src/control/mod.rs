@@ -31,7 +31,7 @@ mod server;
 mod session;
 mod wire;
 
-pub use files::{Files, TargetFormat};
+pub use files::{Files, TargetFormat, TargetMode};
 pub use server::{Device, Options, Server};
 pub use session::Session;
 pub use wire::{Class, Failure, Flaw, MAX_DEPTH, MAX_TEXT};

@@ -51,6 +51,18 @@ fn errors_are_one_clear_line() {
             generic,
             "power of 2",
         ),
+        (
+            "drive-mirror",
+            json!({ "device": "disk", "target": "t", "sync": "full", "format": "raw", "resume": "b" }),
+            generic,
+            "only an LVD image is resumed",
+        ),
+        (
+            "drive-mirror",
+            json!({ "device": "disk", "target": "there", "sync": "full", "resume": "b" }),
+            generic,
+            "there",
+        ),
         ("blockdev-snapshot-sync", json!({ "device": "disk", "snapshot-file": "there" }), generic, "there: it exists"),
         ("blockdev-snapshot-sync", json!({ "device": "disk", "snapshot-file": "no/x" }), generic, "no/x"),
         (

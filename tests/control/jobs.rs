@@ -4,6 +4,8 @@ use crate::common::{Place, lvd as command, same};
 use crate::rig::{Guest, Monitor, SIZE, Server, holds, overlay};
 use crate::tool;
 use serde_json::json;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -219,10 +221,21 @@ fn every_client_gets_every_event() {
     overlay(&place);
     let server = Server::start(&place);
     let mut monitors: Vec<Monitor> = (0..3).map(|_| server.monitor()).collect();
+    let mut silent = BufReader::new(UnixStream::connect(&server.control).expect("somebody listens"));
+    let mut line_for = |text: &[u8]| {
+        silent.get_mut().write_all(text).expect("sent");
+        let mut line = String::new();
+        silent.read_line(&mut line).expect("a line");
+        line
+    };
+    assert!(line_for(b"").starts_with("{\"QMP\""));
+    assert!(line_for(b"{\"execute\":\"query-jobs\"}").contains("CommandNotFound"));
     monitors[1].ok("block-stream", json!({ "device": "disk" }));
     let courses: Vec<Vec<String>> = monitors.iter_mut().map(|monitor| monitor.course("null")).collect();
     assert_eq!(courses[0].len(), 7, "{courses:?}");
     assert!(courses.iter().all(|course| *course == courses[0]), "{courses:?}");
+    // One that has not begun to give commands hears nothing.
+    assert_eq!(line_for(b"{\"execute\":\"qmp_capabilities\"}"), "{\"return\":{}}\r\n");
     server.stop().ok();
 }
 

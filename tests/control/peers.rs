@@ -21,14 +21,13 @@ fn has_package() -> bool {
 
 const SCRIPT: &str = r#"
 import asyncio, json, sys
-from qemu.qmp import EventListener, ExecuteError, QMPClient
+from qemu.qmp import ExecuteError, QMPClient
 
 async def main():
     client = QMPClient("lvd")
-    states = EventListener("JOB_STATUS_CHANGE")
-    with client.listener(states):
+    with client.listener("JOB_STATUS_CHANGE") as states:
         await client.connect(sys.argv[1])
-        assert client.greeting["QMP"]["capabilities"] == []
+        assert client.greeting.QMP.capabilities == []
         try:
             await client.execute("block-stream", {"device": "no"})
             assert False

@@ -169,3 +169,58 @@ fn nothing_below_changes_without_a_commit() {
     server.stop().ok();
     assert!(std::fs::read(place.path("base.lvd")).expect("read") == before, "the base has changed");
 }
+
+/// A mirror that keeps what its target lacks goes on after the server has ended, and copies only that; what the guest
+/// wrote meanwhile is among it.
+#[test]
+fn a_mirror_goes_on_in_the_next_server() {
+    let place = Place::new();
+    let mut model = overlay(&place);
+    let mirror = |speed: u64| json!({ "device": "disk", "target": "moved.lvd", "sync": "full", "resume": "lacking", "speed": speed });
+    let server = Server::start(&place);
+    let mut monitor = server.monitor();
+    monitor.ok("drive-mirror", mirror(8 << 20));
+    while monitor.job()["current-progress"].as_u64() < Some(8 << 20) {}
+    let guest = Guest::start(&server, model);
+    guest.go_on();
+    model = guest.end();
+    server.stop().ok();
+    lvd!("read", place.path("moved.lvd"), "0", "1").fails(1, "not a copy yet");
+
+    let server = Server::start(&place);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    guest.go_on();
+    let model = guest.end();
+    monitor.ok("drive-mirror", mirror(0));
+    let ready = monitor.until("BLOCK_JOB_READY");
+    let copied = ready["offset"].as_u64().expect("a number");
+    assert!(copied > 0 && copied < 15 << 20, "{copied} bytes are copied again");
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    server.stop().ok();
+    holds(&place, "moved.lvd", &model);
+    let bitmaps = lvd!("bitmap", "list", "--json", place.path("moved.lvd")).ok().json();
+    assert_eq!(bitmaps, json!([]), "the bitmap has gone with the job");
+}
+
+/// The guest moves to an export of another server, and what it writes from then on is there.
+#[test]
+fn a_pivot_to_another_server() {
+    let place = Place::new();
+    let model = overlay(&place);
+    lvd!("create", place.path("far.lvd"), SIZE.to_string()).ok();
+    let far = Server::launch(&place, crate::common::lvd(), "far", &["-x", "far", "far.lvd"]);
+    let server = Server::start(&place);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    let uri = format!("nbd+unix:///far?socket={}", far.nbd.display());
+    monitor.ok("drive-mirror", json!({ "device": "disk", "target": uri, "format": "raw", "sync": "full" }));
+    monitor.until("BLOCK_JOB_READY");
+    guest.go_on();
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    guest.go_on();
+    let model = guest.end();
+    server.stop().ok();
+    far.stop().ok();
+    holds(&place, "far.lvd", &model);
+}

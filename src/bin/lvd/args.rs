@@ -712,6 +712,10 @@ pub enum Job {
         /// Format of TARGET.
         #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
         output_format: OutputFormat,
+        /// Keep in this bitmap of the disk what TARGET lacks: begun again after it was stopped, the mirror goes on with TARGET
+        /// from there.
+        #[arg(long, value_name = "NAME")]
+        resume: Option<String>,
         #[arg(value_name = "TARGET")]
         target: PathBuf,
     },

@@ -16,13 +16,14 @@ pub fn job(verb: &Job) -> Result<()> {
             let layers = json!({ "base": file(into.as_deref())?, "top": file(top.as_deref())? });
             begin(job, "block-commit", layers)
         }
-        Job::Mirror { job, output_format, target } => {
+        Job::Mirror { job, output_format, resume, target } => {
             let format = match output_format {
                 OutputFormat::Lvd => "lvd",
                 OutputFormat::Raw => "raw",
             };
             let target = file(Some(target.as_path()))?;
-            begin(job, "drive-mirror", json!({ "target": target, "format": format, "sync": "full" }))
+            let more = json!({ "target": target, "format": format, "sync": "full", "resume": resume });
+            begin(job, "drive-mirror", more)
         }
         Job::List { control, output } => list(control, output.json()),
         Job::Pause(job) => ask(&job.control, "job-pause", json!({ "id": job.id })),

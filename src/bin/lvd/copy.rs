@@ -104,12 +104,12 @@ fn unfinished(arguments: &Mirror) -> Result<Disk> {
 }
 
 /// Whether the target is an image to be, whose creation was interrupted before it had a header: another run creates it.
-fn is_blank(arguments: &Mirror) -> Result<bool> {
-    if arguments.output_format == OutputFormat::Raw {
+pub fn is_blank(target: &Path, format: OutputFormat) -> Result<bool> {
+    if format == OutputFormat::Raw {
         return Ok(false);
     }
     let mut slots = vec![0; SLOTS_END as usize];
-    open::storage(&arguments.target, false, &Access::default(), None)?.read_at(&mut slots, 0)?;
+    open::storage(target, false, &Access::default(), None)?.read_at(&mut slots, 0)?;
     Ok(is_zero(&slots))
 }
 
@@ -129,7 +129,7 @@ fn go_on(arguments: &Mirror, name: &str) -> Result<()> {
             close().and(saved)
         })
     };
-    let done = if open::exists(&arguments.target) && !is_blank(arguments)? {
+    let done = if open::exists(&arguments.target) && !is_blank(&arguments.target, arguments.output_format)? {
         let target = unfinished(arguments)?;
         resume(target.top()?.clone(), false, &|| target.close())
     } else {

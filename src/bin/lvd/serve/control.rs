@@ -2,12 +2,12 @@
 
 use super::listen::Place;
 use super::{End, spawn};
-use crate::args::{Access, Serve};
-use crate::copy::hint_from;
-use crate::open::{self, Target, host};
+use crate::args::{Access, Format, Opening, OutputFormat, Serve};
+use crate::copy::{hint_from, is_blank};
+use crate::open::{self, Disk, Target, host};
 use crate::output;
 use lvd::chain::{Chain, ChainOptions, Layer};
-use lvd::control::{Device, Files, Options, Server, TargetFormat};
+use lvd::control::{Device, Files, Options, Server, TargetFormat, TargetMode};
 use lvd::image::CreateOptions;
 use lvd::live;
 use lvd::storage::Storage;
@@ -81,12 +81,18 @@ impl Files for AnyFile {
         name: &str,
         format: TargetFormat,
         size: u64,
-        existing: bool,
+        mode: TargetMode,
         then: &mut dyn FnMut(Chain) -> Result<()>,
     ) -> Result<()> {
         let path = PathBuf::from(name);
-        if existing && !open::exists(&path) {
+        let exists = open::exists(&path);
+        if mode == TargetMode::Existing && !exists {
             return Err(Error::Invalid(format!("{name}: there is no such file")));
+        }
+        if mode == TargetMode::Resumed && exists && !is_blank(&path, OutputFormat::Lvd)? {
+            let format = Some(Format::Lvd);
+            let opening = Opening { format, access: self.access.clone(), ignore_marks: true, ..Opening::default() };
+            return then(Disk::open(&path, &opening, true)?.into_chain());
         }
         let target = Target::open(&path, &self.access)?;
         target.keep_if(|| then(chain(&target, format, size, &self.access)?))
