@@ -20,6 +20,14 @@ const THREADS: usize = 4;
 /// The same where each piece takes a way across a network and back.
 const FAR_THREADS: usize = 16;
 
+/// How many threads to step a job from, if nobody says; `far` if what it reads or writes is on another machine.
+pub fn threads(far: bool) -> usize {
+    match far {
+        true => FAR_THREADS,
+        false => thread::available_parallelism().map_or(1, usize::from).min(THREADS),
+    }
+}
+
 /// The states of a job, as QEMU has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -157,10 +165,7 @@ impl Job {
     /// Copies until that is over, and ends the job.
     fn lead(&self, server: &Server) {
         let Some(course) = self.state().course.clone() else { return };
-        let threads = match course.is_far() || self.device.disk.chain().layers.iter().any(Layer::is_far) {
-            true => FAR_THREADS,
-            false => thread::available_parallelism().map_or(1, usize::from).min(THREADS),
-        };
+        let threads = threads(course.is_far() || self.device.disk.chain().layers.iter().any(Layer::is_far));
         thread::scope(|scope| {
             for _ in 1..threads {
                 // Without them it is slower.

@@ -32,6 +32,7 @@ mod session;
 mod wire;
 
 pub use files::{Files, TargetFormat, TargetMode};
+pub use job::threads;
 pub use server::{Device, Options, Server};
 pub use session::Session;
 pub use wire::{Class, Failure, Flaw, MAX_DEPTH, MAX_TEXT};

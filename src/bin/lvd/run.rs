@@ -14,10 +14,6 @@ use std::time::Duration;
 
 /// How often the display is brought up to date.
 const TICK: Duration = Duration::from_millis(50);
-/// Threads where the user does not say how many: more do not copy faster than one disk can.
-const USUAL_THREADS: usize = 4;
-/// The same where each piece takes a way across a network and back.
-const FAR_THREADS: usize = 16;
 const MOST_THREADS: usize = 64;
 
 /// What a job did.
@@ -31,8 +27,7 @@ pub struct Done {
 /// Runs `job`, which the user calls `verb`, to its end. SIGINT or SIGTERM cancels it.
 pub fn run(job: &Job, verb: &str, running: &Running) -> Result<Done> {
     let threads = match running.threads {
-        0 if open::is_far() => FAR_THREADS,
-        0 => thread::available_parallelism().map_or(1, usize::from).min(USUAL_THREADS),
+        0 => lvd::control::threads(open::is_far()),
         more if more > MOST_THREADS => return Err(Error::Invalid(format!("at most {MOST_THREADS} threads"))),
         threads => threads,
     };
