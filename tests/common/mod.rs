@@ -243,3 +243,51 @@ pub fn patch(path: &Path, offset: u64, bytes: &[u8]) {
     let file = File::options().write(true).open(path).expect("opened");
     file.write_all_at(bytes, offset).expect("written");
 }
+
+/// A server in a process of its own, killed if a test fails.
+pub struct Process {
+    child: Option<std::process::Child>,
+}
+
+impl Process {
+    /// Starts it; returns once somebody listens at `socket`.
+    pub fn start(command: &mut Command, socket: &Path) -> Process {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+        let mut process = Process { child: Some(child) };
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            let ended = process.child.as_mut().and_then(|child| child.try_wait().expect("known"));
+            assert!(ended.is_none(), "{:?}", process.end());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        process
+    }
+
+    pub fn pid(&self) -> String {
+        self.child.as_ref().expect("running").id().to_string()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        tool!("kill", format!("-{signal}"), self.pid()).ok();
+    }
+
+    /// Waits for its end.
+    pub fn end(&mut self) -> Run {
+        let output = self.child.take().expect("running").wait_with_output().expect("waited for");
+        Run::of("lvd serve", output)
+    }
+
+    /// Asks it to stop, and waits.
+    pub fn stop(mut self) -> Run {
+        self.signal("TERM");
+        self.end()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,15 +1,14 @@
 //! A server, a client of its control socket, and a guest.
 
 use crate::client::Client;
-use crate::common::{Place, Random, Run, content, lvd as command, same};
-use crate::tool;
+use crate::common::{Place, Process, Random, Run, content, lvd as command, same};
 use lvd::nbd::proto::NBD_CMD_FLUSH;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -17,7 +16,7 @@ use std::time::Duration;
 
 /// `lvd serve`, killed if a test fails.
 pub struct Server {
-    child: Option<Child>,
+    process: Process,
     pub nbd: PathBuf,
     pub control: PathBuf,
 }
@@ -37,14 +36,8 @@ impl Server {
     pub fn launch(place: &Place, mut command: Command, name: &str, arguments: &[&str]) -> Server {
         let (nbd, control) = (place.path(&format!("{name}.nbd")), place.path(&format!("{name}.control")));
         command.current_dir(place.root()).arg("serve").arg("--unix").arg(&nbd).arg("--control").arg(&control);
-        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut server = Server { child: Some(command.spawn().expect("started")), nbd, control };
-        while UnixStream::connect(&server.control).is_err() {
-            let ended = server.child.as_mut().and_then(|child| child.try_wait().expect("known"));
-            assert!(ended.is_none(), "{:?}", server.end());
-            thread::sleep(Duration::from_millis(5));
-        }
-        server
+        let process = Process::start(command.args(arguments), &control);
+        Server { process, nbd, control }
     }
 
     pub fn monitor(&self) -> Monitor {
@@ -58,32 +51,21 @@ impl Server {
     }
 
     pub fn pid(&self) -> String {
-        self.child.as_ref().expect("running").id().to_string()
+        self.process.pid()
     }
 
     pub fn signal(&self, signal: &str) {
-        tool!("kill", format!("-{signal}"), self.pid()).ok();
+        self.process.signal(signal);
     }
 
     /// Waits for its end.
     pub fn end(&mut self) -> Run {
-        let output = self.child.take().expect("running").wait_with_output().expect("waited for");
-        Run::of("lvd serve", output)
+        self.process.end()
     }
 
     /// Asks it to stop, and waits.
-    pub fn stop(mut self) -> Run {
-        self.signal("TERM");
-        self.end()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    pub fn stop(self) -> Run {
+        self.process.stop()
     }
 }
 

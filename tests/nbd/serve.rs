@@ -1,7 +1,7 @@
 //! `lvd serve` as a process: where it listens, how it ends, what it says.
 
 use crate::client::Client;
-use crate::common::{Place, Run, lvd as command, peers};
+use crate::common::{Place, Process, Run, lvd as command, peers};
 use crate::{lvd, tool};
 use lvd::nbd::proto::{NBD_CMD_FLAG_FUA, NBD_CMD_FLUSH, NBD_CMD_READ, NBD_CMD_WRITE};
 use lvd::testing::nbd::request;
@@ -10,12 +10,12 @@ use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A server, killed if a test fails.
 pub struct Server {
-    child: Option<Child>,
+    process: Process,
     pub socket: PathBuf,
 }
 
@@ -28,22 +28,9 @@ impl Server {
     /// The same at a socket of that name.
     pub fn start_at(place: &Place, name: &str, arguments: &[&str]) -> Server {
         let socket = place.path(name);
-        let child = command()
-            .current_dir(place.root())
-            .args(["serve", "--unix"])
-            .arg(&socket)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let mut server = Server { child: Some(child), socket };
-        while UnixStream::connect(&server.socket).is_err() {
-            let ended = server.child.as_mut().and_then(|child| child.try_wait().expect("known"));
-            assert!(ended.is_none(), "{:?}", server.end());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server
+        let mut serve = command();
+        serve.current_dir(place.root()).args(["serve", "--unix"]).arg(&socket).args(arguments);
+        Server { process: Process::start(&mut serve, &socket), socket }
     }
 
     pub fn connect(&self) -> UnixStream {
@@ -57,32 +44,21 @@ impl Server {
     }
 
     pub fn pid(&self) -> String {
-        self.child.as_ref().expect("running").id().to_string()
+        self.process.pid()
     }
 
     pub fn signal(&self, signal: &str) {
-        tool!("kill", format!("-{signal}"), self.pid()).ok();
+        self.process.signal(signal);
     }
 
     /// Waits for its end.
     pub fn end(&mut self) -> Run {
-        let output = self.child.take().expect("running").wait_with_output().expect("waited for");
-        Run::of("lvd serve", output)
+        self.process.end()
     }
 
     /// Asks it to stop, and waits.
-    pub fn stop(mut self) -> Run {
-        self.signal("TERM");
-        self.end()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    pub fn stop(self) -> Run {
+        self.process.stop()
     }
 }
 
