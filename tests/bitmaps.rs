@@ -179,6 +179,38 @@ fn after_a_clean_end_a_bitmap_is_exact() {
 }
 
 /// A writer that knows nothing of bitmaps gives the disk a new epoch: they are stale, and say so; the disk runs.
+/// Intents that a crash has left are made bits page by page: those in memory there, the others in the file, some hundred at
+/// a time.
+#[test]
+fn intents_become_bits_of_pages_nobody_asks_for() {
+    let (host, page) = (host(), 31_744 * 4096);
+    let file = file("disk", 700 * page, &host);
+    let image = open(&file, &host);
+    image.add_bitmap("b", &small(12)).unwrap();
+    let dirty = [(0, 3), (20, 600), (650, 651)].map(|(first, end)| first * page..end * page);
+    dirty.iter().for_each(|range| image.write_zeroes(range.clone(), true).unwrap());
+    let crashed = Arc::new(file.copy("crashed"));
+    drop(image);
+    let image = open(&crashed, &host);
+    let before = image.dirty_stretches("b").unwrap();
+    // Some pages are in memory, with a bit of their own, when the intents are folded.
+    image.write_at(&[1; 512], 5 * page).unwrap();
+    image.write_at(&[1; 512], 300 * page).unwrap();
+    image.write_at(&[1; 512], 699 * page).unwrap();
+    image.close().unwrap();
+    drop(image);
+    let after = Image::open(crashed, host, &OpenOptions::default()).unwrap().dirty_stretches("b").unwrap();
+    let covers = |stretches: &[Range<u64>], range: &Range<u64>| {
+        stretches.iter().any(|stretch| stretch.start <= range.start && range.end <= stretch.end)
+    };
+    let own = [5, 300, 699].map(|first| first * page..first * page + 4096);
+    for range in before.iter().chain(&dirty).chain(&own) {
+        assert!(covers(&after, range), "{range:?} is not in {after:?}");
+    }
+    let bytes = |stretches: &[Range<u64>]| stretches.iter().map(|range| range.end - range.start).sum::<u64>();
+    assert!(bytes(&after) <= bytes(&before) + 3 * 4096, "{after:?} is more than {before:?}");
+}
+
 #[test]
 fn a_writer_that_ignores_bitmaps_makes_them_stale() {
     let host = host();

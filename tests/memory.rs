@@ -2,9 +2,9 @@
 #![allow(unsafe_code, reason = "an allocator that counts is one that passes on what it is asked for")]
 
 use lvd::chain::{Chain, ChainOptions, GivenParents};
-use lvd::image::{CreateOptions, Image};
+use lvd::image::{CreateOptions, Image, NewBitmap, OpenOptions};
 use lvd::live::{Disk, Pace};
-use lvd::storage::{Host, LockMode, OsHost, Storage};
+use lvd::storage::{Host, LockMode, MemoryStorage, OsHost, Storage};
 use lvd::{BlockDevice, Result};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::Range;
@@ -147,8 +147,48 @@ fn most_memory(disk: &Disk, job: impl Fn() -> bool + Sync) -> usize {
 /// A piece in each copier's hands, a request in each guest's, and the pages of the bitmap: whatever the disk's size.
 const ENOUGH: usize = 12 << 20;
 
+/// The allocator counts for the whole process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A fuzzer's find: a few sectors of intents speak of all of a disk of 2^60 bytes, and each bitmap took a page of memory for
+/// each of its 2^36 granules as soon as one of them was asked for.
+#[test]
+fn intents_that_a_crash_has_left_take_no_memory() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (file, host) = (Arc::new(MemoryStorage::new("disk")), host());
+    let options = CreateOptions { virtual_size: 1 << 60, ..CreateOptions::default() };
+    Image::create(&*file, &*host, &options).unwrap();
+    let image =
+        Image::open(file.clone(), host.clone(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+    for name in ["daily", "weekly"] {
+        image.add_bitmap(name, &NewBitmap { granularity_shift: 24, ..NewBitmap::default() }).unwrap();
+    }
+    for number in 0..2000 {
+        let at = (number * 0x1_0001) % (1 << 16) << 44;
+        image.write_at(&[1; 4096], at).unwrap();
+    }
+    let crashed = Arc::new(file.copy("crashed"));
+    drop(image);
+    let before = HELD.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let image = Image::open(crashed, host, &OpenOptions::default()).unwrap();
+    for name in ["daily", "weekly"] {
+        let mut at = 0;
+        let mut dirty = 0;
+        while at < image.size() {
+            let (set, end) = image.bitmap_run(name, at, image.size()).unwrap();
+            dirty += if set { end - at } else { 0 };
+            at = end;
+        }
+        assert!(dirty > 1 << 54, "two thousand intents of 2^44 bytes each speak of {dirty} bytes");
+    }
+    let most = MOST.load(Ordering::Relaxed) - before;
+    assert!(most <= 16 << 20, "two bitmaps took {most} bytes");
+}
+
 #[test]
 fn jobs_under_load_take_a_few_pieces_of_memory() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let disk = overlay();
     for pace in [Pace::Background, Pace::Bounded, Pace::WriteThrough] {
         let options = ChainOptions { write: true, ..ChainOptions::default() };

@@ -2,7 +2,7 @@
 
 use crate::bitmap::{Page, Run};
 use crate::error::Result;
-use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Section};
+use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, SECTORS_PER_PAGE, Section};
 use crate::limits::PAGE_SIZE;
 use crate::storage::Storage;
 use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock};
@@ -13,6 +13,9 @@ const GROUP: u64 = 512;
 
 /// A page's file offset and bytes.
 pub(super) type Saved = (u64, Box<[u8; PAGE_SIZE as usize]>);
+
+/// Pages that are read, changed and written together, without staying in memory.
+const AT_ONCE: usize = 256;
 
 /// One dirty section: its pages are read when they are first asked for, and stay. A page takes 4 KiB and speaks of
 /// 31744 granules, so a disk of 1 TiB takes 2 MiB at granules of 64 KiB, and those parts that nobody asks for nothing.
@@ -27,7 +30,7 @@ pub(super) struct Bits {
 /// The place of a page.
 #[derive(Debug, Default)]
 struct Slot {
-    page: OnceLock<Page>,
+    page: OnceLock<Box<Page>>,
     /// It may have bits that the file has not.
     unsaved: AtomicBool,
 }
@@ -80,25 +83,30 @@ impl Bits {
 
     fn run_in_page(&self, at: u64, end: u64) -> Result<(bool, u64)> {
         let index = at / BITS_PER_PAGE;
-        if let Some(clear) = self.unwritten_until(index)?.filter(|&clear| clear > index) {
-            return Ok((false, clear.saturating_mul(BITS_PER_PAGE).clamp(at + 1, end)));
+        if let Some((dirty, stop)) = self.run_out_of_memory(index)? {
+            return Ok((dirty, stop.saturating_mul(BITS_PER_PAGE).clamp(at + 1, end)));
         }
         let first = index * BITS_PER_PAGE;
         let (run, stop) = self.load(self.slot(index), index).run(at - first, (end - first).min(BITS_PER_PAGE));
         Ok((run != Run::Clear, first + stop))
     }
 
-    /// If the page is not in memory: the first page from it on that may hold a bit.
-    fn unwritten_until(&self, index: u64) -> Result<Option<u64>> {
+    /// What is known without reading of the page, if it is not in memory, and up to which page: those that were never
+    /// written are clear, those that the file ends before are bad.
+    fn run_out_of_memory(&self, index: u64) -> Result<Option<(bool, u64)>> {
         if self.loaded(index) {
             return Ok(None);
         }
-        let range = self.section.offset + index * PAGE_SIZE..self.section.offset + self.section.pages() * PAGE_SIZE;
-        let in_file = range.start..range.end.min(self.file.size()?);
-        let data = if in_file.is_empty() { None } else { self.file.next_data(in_file.clone())? };
-        let written = data.map_or(in_file.end.max(range.start), |data| data.start);
-        let on_disk = (written - self.section.offset) / PAGE_SIZE;
-        Ok(Some((index..on_disk).find(|&page| self.loaded(page)).unwrap_or(on_disk.max(index))))
+        let (offset, pages) = (self.section.offset, self.section.pages());
+        let whole = (self.file.size()?.saturating_sub(offset) / PAGE_SIZE).min(pages);
+        let (dirty, known) = if index < whole {
+            let rest = offset + index * PAGE_SIZE..offset + whole * PAGE_SIZE;
+            let data = self.file.next_data(rest.clone())?;
+            (false, (data.map_or(rest.end, |data| data.start) - offset) / PAGE_SIZE)
+        } else {
+            (true, pages)
+        };
+        Ok((known > index).then(|| (dirty, (index..known).find(|&page| self.loaded(page)).unwrap_or(known))))
     }
 
     fn loaded(&self, index: u64) -> bool {
@@ -118,7 +126,53 @@ impl Bits {
             return page;
         }
         let _one = lock(&self.loading);
-        slot.page.get_or_init(|| read_page(&*self.file, &self.section, index))
+        slot.page.get_or_init(|| Box::new(read_page(&*self.file, &self.section, index)))
+    }
+
+    /// Sets the bits of the granules that `ranges`, in order, touch. Pages that are not in memory get them in the file, and
+    /// are not in memory afterwards either: however many they are, it takes no more.
+    ///
+    /// Returns whether the file was written to: no page of it may be written again before a barrier.
+    pub(super) fn absorb(&self, ranges: &[Range<u64>]) -> Result<bool> {
+        let granule = self.section.granule();
+        let bits = |range: &Range<u64>| range.start / granule..range.end.div_ceil(granule).min(self.section.bits());
+        let ranges: Vec<Range<u64>> = ranges.iter().map(bits).filter(|bits| !bits.is_empty()).collect();
+        let (mut rest, mut at, mut wrote) = (&ranges[..], 0, false);
+        while !rest.is_empty() {
+            // Nobody reads a page from the file between its being read here and written.
+            let _one = lock(&self.loading);
+            let mut pages: Vec<Saved> = Vec::new();
+            while let (Some(first), true) = (rest.first(), pages.len() < AT_ONCE) {
+                let index = at.max(first.start / BITS_PER_PAGE);
+                let page = index * BITS_PER_PAGE..(index + 1) * BITS_PER_PAGE;
+                let within = rest.iter().take_while(|bits| bits.start < page.end);
+                let within =
+                    within.map(|bits| bits.start.max(page.start) - page.start..bits.end.min(page.end) - page.start);
+                let slot = self.loaded(index).then(|| self.slot(index));
+                match slot.and_then(|slot| slot.page.get().map(|page| (slot, page))) {
+                    Some((slot, page)) => {
+                        within.for_each(|bits| set(page, bits));
+                        slot.unsaved.store(true, Ordering::SeqCst);
+                    }
+                    None => {
+                        let page = read_page(&*self.file, &self.section, index);
+                        within.for_each(|bits| set(&page, bits));
+                        // One that is all bad counts as set.
+                        if page.bad_sectors().count() < SECTORS_PER_PAGE as usize {
+                            pages.push((
+                                self.section.offset + index * PAGE_SIZE,
+                                Box::new(page.encode(self.section.id, index)),
+                            ));
+                        }
+                    }
+                }
+                rest = &rest[rest.partition_point(|bits| bits.end <= page.end)..];
+                at = index + 1;
+            }
+            write_pages(&*self.file, &pages)?;
+            wrote |= !pages.is_empty();
+        }
+        Ok(wrote)
     }
 
     /// Takes the pages that are not saved, as they are now. They count as saved: if writing them fails, nothing more is
@@ -135,6 +189,12 @@ impl Bits {
         }
         taken
     }
+}
+
+/// Writes pages, in any order.
+pub(super) fn write_pages(file: &dyn Storage, pages: &[Saved]) -> Result<()> {
+    let pieces: Vec<(u64, &[u8])> = pages.iter().map(|(at, page)| (*at, &page[..])).collect();
+    file.write_batch(&pieces)
 }
 
 /// Reads a page of a section; all of it is bad if the host cannot, or if it lies past the end of the file.

@@ -1,6 +1,6 @@
 //! What a writer says before it writes: which regions of the disk may have dirty bits that are not on disk yet.
 
-use super::bits::{Saved, read_page, set};
+use super::bits::{Saved, read_page, set, write_pages};
 use crate::bitmap::Page;
 use crate::error::Result;
 use crate::format::{BITS_PER_PAGE, Section};
@@ -152,8 +152,7 @@ impl Intents {
     }
 
     fn write(&self, pages: &[Saved]) -> Result<()> {
-        let pieces: Vec<(u64, &[u8])> = pages.iter().map(|(at, page)| (*at, &page[..])).collect();
-        self.file.write_batch(&pieces)?;
+        write_pages(&*self.file, pages)?;
         if skipped(Step::IntentBarrier) { Ok(()) } else { self.file.sync() }
     }
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::format::{Bitmap, BitmapState, Header, Section, SectionKind, State, Uuid};
 use crate::storage::Storage;
 use crate::switch::{Step, skipped};
-use crate::sync::{Arc, Mutex, OnceLock, lock};
+use crate::sync::{Arc, Mutex, OnceLock, RwLock, lock, read, write};
 use crate::violation::Violation;
 use bits::Bits;
 use intents::Intents;
@@ -72,6 +72,9 @@ pub(super) struct Bitmaps {
     /// The state says that intents are to be expected, so that their absence means something (INT-02).
     unclean: bool,
     intents: OnceLock<Option<Intents>>,
+    /// What the intents that were found make dirty, in bytes and in order, until the pages say so too. They may speak of far
+    /// more of the disk than there is memory for its pages.
+    found: RwLock<Vec<Range<u64>>>,
     beginning: Mutex<()>,
     folded: Mutex<Duration>,
 }
@@ -121,6 +124,7 @@ impl Bitmaps {
             shape: shape(header),
             unclean: header.state == State::Writing,
             intents: OnceLock::new(),
+            found: RwLock::default(),
             beginning: Mutex::default(),
             folded: Mutex::default(),
         }
@@ -136,7 +140,7 @@ impl Bitmaps {
         self.list.iter().any(Tracked::records)
     }
 
-    /// The intents, read once. What they touch becomes dirty in memory: nothing is clean that they speak of (INT-03).
+    /// The intents, read once. What they touch is dirty from then on: nothing is clean that they speak of (INT-03).
     fn intents(&self) -> Option<&Intents> {
         if let Some(intents) = self.intents.get() {
             return intents.as_ref();
@@ -144,16 +148,13 @@ impl Bitmaps {
         let _one = lock(&self.beginning);
         let read = || {
             let read = self.section.map(|section| Intents::read(self.file.clone(), section, self.unclean));
-            let (intents, found) = read.unzip();
+            let (intents, mut found) = read.map_or((None, Vec::new()), |(intents, found)| (Some(intents), found));
+            if self.unclean {
+                // Past the end of what intents can say, they count as set.
+                found.push(self.section.map_or(0, |section| section.covered)..u64::MAX);
+            }
             if !skipped(Step::FoldFound) {
-                let end = self.section.map_or(0, |section| section.covered);
-                for Tracked { bits, .. } in self.list.iter().filter(|bitmap| bitmap.records()) {
-                    found.iter().flatten().for_each(|range| bits.mark(range));
-                    // Past the end of what intents can say, they count as set.
-                    if self.unclean && end < bits.section().covered {
-                        bits.mark(&(end..u64::MAX));
-                    }
-                }
+                *write(&self.found) = found;
             }
             intents
         };
@@ -231,13 +232,31 @@ impl Bitmaps {
 
     /// Makes all bits durable.
     pub(super) fn save(&self) -> Result<()> {
+        self.absorb_found()?;
         let pages: Vec<bits::Saved> = self.list.iter().flat_map(|bitmap| bitmap.bits.take_unsaved()).collect();
         if pages.is_empty() {
             return Ok(());
         }
-        let pieces: Vec<(u64, &[u8])> = pages.iter().map(|(at, page)| (*at, &page[..])).collect();
-        self.file.write_batch(&pieces)?;
+        bits::write_pages(&*self.file, &pages)?;
         if skipped(Step::BitsBeforeClear) { Ok(()) } else { self.file.sync() }
+    }
+
+    /// What intents that were found make dirty becomes so in the pages.
+    fn absorb_found(&self) -> Result<()> {
+        let _one = lock(&self.beginning);
+        let found = read(&self.found).clone();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut wrote = false;
+        for Tracked { bits, .. } in self.list.iter().filter(|bitmap| bitmap.records()) {
+            wrote |= bits.absorb(&found)?;
+        }
+        if wrote && !skipped(Step::BitsBeforeClear) {
+            self.file.sync()?;
+        }
+        write(&self.found).clear();
+        Ok(())
     }
 
     /// The bitmaps by name; a frozen one and its successor are one (BMP-08). `header` is the one at hand: what is disabled
@@ -290,19 +309,51 @@ impl Bitmaps {
         if self.info(first).trust == Trust::Stale {
             return Ok(Some((true, size)));
         }
-        let mut found: Option<(bool, u64)> = None;
-        for part in parts {
-            let granule = part.bits.section().granule();
-            let (dirty, end) = part.bits.run(offset / granule, size)?;
-            let end = end.saturating_mul(granule).min(size);
-            found = Some(match found {
-                None => (dirty, end),
-                Some((true, other)) if dirty => (true, end.max(other)),
-                Some((true, other)) => (true, other),
-                Some((false, _)) if dirty => (true, end),
-                Some((false, other)) => (false, end.min(other)),
-            });
+        let found = read(&self.found);
+        let (dirty, mut end) = run_of_all(&parts, &found, offset, size)?;
+        // What several speak of ends where the first of them ends; the next of it may be like it.
+        while end < size && (parts.len() > 1 || !found.is_empty()) {
+            let (next, stop) = run_of_all(&parts, &found, end, size)?;
+            if next != dirty {
+                break;
+            }
+            end = stop;
         }
-        Ok(found)
+        Ok(Some((dirty, end)))
+    }
+}
+
+/// Whether one of `parts`, or of what `found` adds to those that record, is dirty at byte `offset`, and up to where.
+fn run_of_all(parts: &[&Tracked], found: &[Range<u64>], offset: u64, size: u64) -> Result<(bool, u64)> {
+    let mut all = (false, size);
+    for part in parts {
+        let granule = part.bits.section().granule();
+        let (dirty, end) = part.bits.run(offset / granule, size)?;
+        all = either(all, (dirty, end.saturating_mul(granule).min(size)));
+        if part.records() && !all.0 {
+            all = either(all, run_of_ranges(found, granule, offset, size));
+        }
+    }
+    Ok(all)
+}
+
+fn either(one: (bool, u64), other: (bool, u64)) -> (bool, u64) {
+    match (one.0, other.0) {
+        (true, true) => (true, one.1.max(other.1)),
+        (false, false) => (false, one.1.min(other.1)),
+        (true, false) => one,
+        (false, true) => other,
+    }
+}
+
+/// Whether one of `ranges`, which are in order, touches the granule of byte `offset`, and up to where that is so.
+fn run_of_ranges(ranges: &[Range<u64>], granule: u64, offset: u64, size: u64) -> (bool, u64) {
+    let start = offset / granule * granule;
+    match ranges.get(ranges.partition_point(|range| range.end <= start)) {
+        Some(range) if range.start < start.saturating_add(granule) => {
+            (true, range.end.div_ceil(granule).saturating_mul(granule).min(size))
+        }
+        Some(range) => (false, (range.start / granule * granule).min(size)),
+        None => (false, size),
     }
 }

@@ -8,7 +8,7 @@ use crate::chain::RawDevice;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::{
-    BITS_PER_SECTOR, BitmapState, Header, Kind, RawRecord, SectorState, State, Uuid, check_sector, choose,
+    BITS_PER_SECTOR, BitmapState, Header, Kind, RawRecord, Section, SectorState, State, Uuid, check_sector, choose,
 };
 use crate::image::{Image, OpenOptions, Trust};
 use crate::limits::SECTOR_SIZE;
@@ -24,6 +24,8 @@ const BITMAP: u16 = 6;
 const POINT: u16 = 7;
 /// A disk with more blocks is not walked from end to end.
 const MOST_BLOCKS: u64 = 1 << 20;
+/// More pages of bitmaps than that are not written: the file is in memory.
+const MOST_PAGES: u64 = 1 << 13;
 /// Bytes that are looked at in one place.
 const PROBE: u64 = 700;
 
@@ -165,6 +167,14 @@ impl Subject {
 
     /// Writes to it, closes it, and looks again.
     fn change(mut self) {
+        let header = &self.header;
+        let recording =
+            |id: Uuid| header.bitmaps.iter().any(|it| it.section == id && it.state == BitmapState::Recording);
+        let pages: u64 = header.sections.iter().filter(|it| recording(it.id)).map(Section::pages).sum();
+        if (header.state == State::Writing || header.intents().is_some()) && pages > MOST_PAGES {
+            // Intents may make all of them dirty.
+            return;
+        }
         let Ok(image) = self.open(true) else { return };
         let (kept, stale) = (self.strange(), stale(&image));
         let mut expected: Vec<_> = self.probes.iter().map(|probe| read(&image, probe).ok()).collect();
