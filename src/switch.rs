@@ -57,6 +57,8 @@ steps! {
     SidecarFirst "EPO-05" "the sidecar is written first"
     DropFormer "EPO-06" "`former` is nil, durably, before a bitmap of the sidecar is cleared, removed, added or handed over"
     JoinFrozen "BMP-13" "bits of a frozen bitmap are set in its successor, and durable, before it is taken back"
+    BackupDurable "BAK-02" "law C, clearing: the target, and the source, are barriered after the last copied read, before the bitmap begins a new count"
+    PointInTarget "BAK-03" "the point is in the target, durably, before the bitmap has it as `since`"
     EqualDurable "SYN-03" "law C, clearing: target and source are barriered after what the target has was copied, before the sync bitmap forgets it"
     TargetNamesState "SYN-04" "the target names a state, durably, before the sync bitmap does"
     ZeroGrown "ORD-60" "a grown range is zeroed and barriered before the header names it"
@@ -112,6 +114,8 @@ mistakes! {
     FinishUnchecked "a target whose last barrier failed is pivoted to"
     DiscardGivesUp "a discard gives blocks up, and what lies below shines through"
     IntentStaysHit "an intent that is being cleared still counts for writes that come meanwhile"
+    KeptBeforeCopied "a granule counts as kept before the copy that a point in time needs is made"
+    ReadersHoldNothing "who reads a point in time from the disk does not hold off the copy before a change"
     FillUnlocked "a fill does not exclude writes of the guest"
     FillTrustsOldLook "a fill does not look again, once it has the block, whether the guest wrote it meanwhile"
 }

@@ -164,7 +164,7 @@ fn intents_that_a_crash_has_left_take_no_memory() {
         image.add_bitmap(name, &NewBitmap { granularity_shift: 24, ..NewBitmap::default() }).unwrap();
     }
     for number in 0..2000 {
-        let at = (number * 0x1_0001) % (1 << 16) << 44;
+        let at = ((number * 0x1_0001) % (1 << 16)) << 44;
         image.write_at(&[1; 4096], at).unwrap();
     }
     let crashed = Arc::new(file.copy("crashed"));

@@ -6,12 +6,13 @@ use crate::error::{Error, Result};
 use crate::format::{Point, Uuid};
 use crate::image::{BitmapInfo, Image, NewBitmap, Trust};
 use crate::jobs::control::Work;
-use crate::jobs::copy::{Zeros, copy};
 use crate::jobs::mirror::Mirror;
-use crate::sync::Arc;
+use crate::switch::{Step, skipped};
+use crate::sync::{Arc, Mutex, lock};
 use std::ops::Range;
 
-/// Copies a disk at rest. A target that fails, or whose writer is killed, leaves the bitmap as if it had never begun.
+/// Copies a disk at rest, or what [`Disk::backup`](crate::live::Disk::backup) keeps of one that is not. A target that fails,
+/// or whose writer is killed, leaves the bitmap as if it had never begun.
 #[derive(Debug)]
 pub struct Backup {
     copy: Mirror,
@@ -19,18 +20,83 @@ pub struct Backup {
     dirty: Option<(Arc<Image>, String)>,
     source: Vec<Layer>,
     target: Layer,
-    count: Option<Count>,
+    count: Mutex<Option<Count>>,
 }
 
 /// The bitmap that tells of what changes after the backup.
 #[derive(Debug)]
 pub struct Count {
-    /// The top of the source, open for writing.
-    pub image: Arc<Image>,
-    /// The bitmap's name. A full backup makes it, if it is not there.
-    pub name: String,
-    /// Its new `since`, which an LVD target carries as its point.
-    pub since: Uuid,
+    image: Arc<Image>,
+    name: String,
+    since: Uuid,
+    begun: Begun,
+}
+
+/// When the new count began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    /// It will at the end: the disk is at rest.
+    No,
+    /// When the bitmap was frozen; its successor counts.
+    Frozen,
+    /// When the bitmap was made.
+    Made,
+    /// It goes on whatever happens.
+    Ended,
+}
+
+impl Count {
+    /// The bitmap `name` of `image`, the top of the source, open for writing. A full backup makes it, if it is not there.
+    /// `since` names the point at which its new count begins; an LVD target carries it as its point.
+    pub fn new(image: Arc<Image>, name: impl Into<String>, since: Uuid) -> Count {
+        Count { image, name: name.into(), since, begun: Begun::No }
+    }
+
+    /// Begins to count at this instant, at which the disk is held still (BAK-04).
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        self.begun = match self.image.bitmap(&self.name) {
+            Ok(_) => {
+                self.image.freeze_bitmap(&self.name, Some(self.since))?;
+                Begun::Frozen
+            }
+            Err(_) => {
+                self.make()?;
+                Begun::Made
+            }
+        };
+        Ok(())
+    }
+
+    fn make(&self) -> Result<()> {
+        let new = NewBitmap { since: Some(self.since), ..NewBitmap::default() };
+        self.image.add_bitmap(&self.name, &new).map(drop)
+    }
+
+    /// The backup is durable: what it has need not be told any more (BAK-03).
+    fn end(&mut self, source: &[Layer]) -> Result<()> {
+        // The top is barriered with its bitmap.
+        source.iter().skip(1).try_for_each(Layer::secure)?;
+        match (self.begun, self.image.bitmap(&self.name)) {
+            (Begun::No, Ok(_)) => self.image.clear_bitmap(&self.name, Some(self.since)).map(drop)?,
+            (Begun::No, Err(_)) => self.make()?,
+            (Begun::Frozen, _) => self.image.hand_over_bitmap(&self.name)?,
+            (Begun::Made | Begun::Ended, _) => {}
+        }
+        self.begun = Begun::Ended;
+        Ok(())
+    }
+
+    /// Leaves the bitmap as if the backup had never begun.
+    fn take_back(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.begun, Begun::Ended) {
+            Begun::Frozen => self.image.take_back_bitmap(&self.name),
+            Begun::Made => self.image.remove_bitmap(&self.name),
+            Begun::No | Begun::Ended => Ok(()),
+        }
+    }
 }
 
 impl Backup {
@@ -40,7 +106,7 @@ impl Backup {
     /// As [`Mirror::full`]; `Denied` if the bitmap is frozen.
     pub fn full(source: &Chain, target: Layer, fresh: bool, count: Option<Count>) -> Result<Backup> {
         let copy = Mirror::full(source.top(), target.clone(), fresh)?;
-        Ok(Backup { copy, dirty: None, source: source.layers.clone(), target, count })
+        Ok(Backup { copy, dirty: None, source: source.layers.clone(), target, count: Mutex::new(count) })
     }
 
     /// Copies what the bitmap `name` of the top of `source` has dirty into the top of `target`, an overlay of the backup
@@ -73,15 +139,17 @@ impl Backup {
         let layer = target.layer(0)?.clone();
         let copy = Mirror::full(source.top(), layer.clone(), false)?;
         let dirty = Some((image, name.to_owned()));
-        Ok(Backup { copy, dirty, source: source.layers.clone(), target: layer, count })
+        Ok(Backup { copy, dirty, source: source.layers.clone(), target: layer, count: Mutex::new(count) })
     }
 
     /// Copies what the bitmap `name` of the top of `source` has dirty onto `target`, which holds the disk as it was at the
     /// bitmap's start, or as an earlier run has left it.
     ///
+    /// `count` begins anew afterwards.
+    ///
     /// # Errors
     /// As [`Mirror::full`]; `Denied` if the bitmap is not valid; the host's.
-    pub fn onto(source: &Chain, target: Layer, name: &str) -> Result<Backup> {
+    pub fn onto(source: &Chain, target: Layer, name: &str, count: Option<Count>) -> Result<Backup> {
         let image = source.image(0)?.clone();
         check_valid(&image, name)?;
         if target.size() != source.size() {
@@ -92,7 +160,57 @@ impl Backup {
             target.set_copy_mark()?;
         }
         let copy = Mirror::full(source.top(), target.clone(), false)?;
-        Ok(Backup { copy, dirty: Some((image, name.to_owned())), source: source.layers.clone(), target, count: None })
+        let (dirty, count) = (Some((image, name.to_owned())), Mutex::new(count));
+        Ok(Backup { copy, dirty, source: source.layers.clone(), target, count })
+    }
+
+    /// What is to be copied of `range` of the disk as it is now.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn wanted(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+        match &self.dirty {
+            Some((image, name)) => image.dirty_within(name, range),
+            None => Ok(vec![range]),
+        }
+    }
+
+    /// Bytes that are best copied together: what the target, or a bit of the bitmap, is made of.
+    pub(crate) fn granule(&self) -> Result<u64> {
+        let granule = self.dirty.as_ref().map(|(image, name)| image.bitmap(name)).transpose()?;
+        Ok(granule.map_or(0, |info| info.granularity).max(self.copy.alignment()))
+    }
+
+    /// Copies `range` as it is now, whether it is wanted or not. Returns the bytes that were read.
+    ///
+    /// # Errors
+    /// The hosts'.
+    pub(crate) fn copy(&self, range: Range<u64>) -> Result<u64> {
+        self.copy.piece(range)
+    }
+
+    /// Has the bitmap count from this instant on.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn begin_count(&self) -> Result<()> {
+        lock(&self.count).as_mut().map_or(Ok(()), Count::begin)
+    }
+
+    /// Whoever was given the content has it: the bitmap tells of what changed since.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn end_count(&self) -> Result<()> {
+        lock(&self.count).as_mut().map_or(Ok(()), |count| count.end(&self.source))
+    }
+
+    /// Leaves the bitmap as if the backup had never begun, unless it has ended.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn take_back_count(&self) -> Result<()> {
+        lock(&self.count).as_mut().map_or(Ok(()), Count::take_back)
     }
 }
 
@@ -124,10 +242,7 @@ impl Work for Backup {
     }
 
     fn piece(&self, range: Range<u64>) -> Result<u64> {
-        let Some((image, name)) = &self.dirty else { return self.copy.piece(range) };
-        let (source, target) = (self.source[0].device(), self.target.device());
-        let dirty = image.dirty_within(name, range)?;
-        dirty.into_iter().map(|stretch| copy(&*source, &*target, stretch, Zeros::Written)).sum()
+        self.wanted(range)?.into_iter().map(|stretch| self.copy.piece(stretch)).sum()
     }
 
     fn checkpoint(&self) -> Result<()> {
@@ -136,19 +251,15 @@ impl Work for Backup {
 
     /// Target, source, point, and only then the bitmap (BAK-02, BAK-03).
     fn finish(&self) -> Result<()> {
-        if let (Some(count), Layer::Lvd(target)) = (&self.count, &self.target) {
+        if skipped(Step::BackupDurable) {
+            self.end_count()?;
+        }
+        if let (Some(count), Layer::Lvd(target)) = (&*lock(&self.count), &self.target)
+            && !skipped(Step::PointInTarget)
+        {
             target.set_points(vec![Point { source: count.image.uuid(), point: count.since }])?;
         }
         self.copy.finish()?;
-        let Some(count) = &self.count else { return Ok(()) };
-        // The top is barriered with its bitmap.
-        self.source.iter().skip(1).try_for_each(Layer::secure)?;
-        match count.image.bitmap(&count.name) {
-            Ok(_) => count.image.clear_bitmap(&count.name, Some(count.since)),
-            Err(_) => {
-                count.image.add_bitmap(&count.name, &NewBitmap { since: Some(count.since), ..Default::default() })
-            }
-        }
-        .map(drop)
+        self.end_count()
     }
 }

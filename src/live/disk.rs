@@ -1,11 +1,13 @@
 //! What a guest holds on to, while layers come and go beneath it.
 
 use super::mirror::{Change, LiveMirror, MirrorOptions, SHARE};
+use super::point::{Attached, LiveBackup, PointInTime, Pull};
 use crate::chain::{Chain, Layer};
 use crate::device::{BlockDevice, Extent, Request};
 use crate::error::{Error, Result};
+use crate::format::{BitmapState, Uuid};
 use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions};
-use crate::jobs::{Job, Lacking, Merge, Mirror, ResumableMirror, Stream, Work};
+use crate::jobs::{Backup, Count, Job, Lacking, Merge, Mirror, ResumableMirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
 use crate::switch::{Mistake, planted};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
@@ -34,6 +36,8 @@ struct Serving {
     /// Jobs so far.
     jobs: u64,
     mirror: Option<Mirroring>,
+    /// What the guest changes is copied for it first.
+    point: Option<Arc<PointInTime>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +51,8 @@ impl Disk {
     /// Serves `chain`.
     pub fn new(chain: Chain) -> Arc<Disk> {
         let host = chain.host().clone();
-        let serving = Serving { chain: Arc::new(chain), copy_on_read: false, job: None, jobs: 0, mirror: None };
+        let serving =
+            Serving { chain: Arc::new(chain), copy_on_read: false, job: None, jobs: 0, mirror: None, point: None };
         Arc::new(Disk { serving: RwLock::new(serving), requests: Arc::default(), host })
     }
 
@@ -72,35 +77,25 @@ impl Disk {
         write(&self.serving).copy_on_read = on;
     }
 
-    /// Puts a new overlay, made in the empty `storage`, on top: what the guest writes from now on goes there, and what
-    /// was the top holds this instant's content under a sealed epoch. `hint` is how the overlay finds it.
+    /// As [`Still::snapshot`].
     ///
     /// # Errors
-    /// `Denied` while a job runs, or if `storage` is a file of this disk; what sealing and creating meet. The guest then goes
-    /// on with the old top.
-    pub fn snapshot(&self, storage: Arc<dyn Storage>, hint: String, granularity_shift: u8) -> Result<()> {
-        let mut serving = write(&self.serving);
-        serving.check_idle("a snapshot")?;
-        serving.check_strange(&*storage)?;
-        let old = serving.chain.layer(0)?.clone();
-        storage.lock(LockMode::Exclusive)?;
-        // Durable and sealed before anything names it; the new file durable before the guest writes to it.
-        let bitmaps = match &old {
-            Layer::Lvd(image) => image.seal_below_overlay()?,
-            other => other.close().map(|()| Vec::new())?,
-        };
-        let made = self.overlay(&old, storage, hint, granularity_shift, &bitmaps);
-        let image = match (made, old.image()) {
-            (Err(error), Some(old)) => {
-                // The guest goes on with the old top, and so do its bitmaps: they have missed nothing.
-                bitmaps.iter().for_each(|info| drop(old.enable_bitmap(&info.name)));
-                return Err(error);
-            }
-            (made, _) => made?,
-        };
-        let layers = std::iter::once(Layer::Lvd(Arc::new(image))).chain(serving.chain.layers.iter().cloned());
-        serving.chain = Arc::new(Chain::from_layers(layers.collect(), self.host.clone()));
-        Ok(())
+    /// As [`Still::snapshot`].
+    pub fn snapshot(self: &Arc<Self>, storage: Arc<dyn Storage>, hint: String, granularity_shift: u8) -> Result<()> {
+        self.still().snapshot(storage, hint, granularity_shift)
+    }
+
+    /// Holds the disk still: on return no request is under way, and the next one waits until what is returned is dropped.
+    pub fn still(self: &Arc<Self>) -> Still<'_> {
+        Still { disk: self, serving: write(&self.serving) }
+    }
+
+    /// Holds several disks still at one instant. Two callers that want the same ones never wait for each other.
+    pub fn all_still(disks: &[Arc<Disk>]) -> Vec<Still<'_>> {
+        let mut disks: Vec<&Arc<Disk>> = disks.iter().collect();
+        disks.sort_by_key(|disk| Arc::as_ptr(disk));
+        disks.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        disks.into_iter().map(Disk::still).collect()
     }
 
     /// An overlay of `old` in `storage`, with the bitmaps that recorded until now.
@@ -362,6 +357,20 @@ impl Disk {
         serving.chain.close()
     }
 
+    /// The layers are free, and nothing is copied any more before it changes, if job `number` still has them.
+    pub(super) fn detach(&self, number: u64) {
+        let mut serving = write(&self.serving);
+        serving.end(number);
+        if serving.job.is_none() {
+            serving.point = None;
+        }
+    }
+
+    /// Requests of the guest so far.
+    pub(super) fn load(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     fn change(&self, change: Change<'_>) -> Result<()> {
         let serving = self.request();
         if let (Some(mirroring), true) = (&serving.mirror, planted(Mistake::PivotBesideRequests)) {
@@ -376,6 +385,205 @@ impl Disk {
     fn request(&self) -> RwLockReadGuard<'_, Serving> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         read(&self.serving)
+    }
+}
+
+/// A disk that is held still.
+#[derive(Debug)]
+pub struct Still<'a> {
+    disk: &'a Arc<Disk>,
+    serving: RwLockWriteGuard<'a, Serving>,
+}
+
+/// How a backup goes on beside its guest.
+#[derive(Debug, Clone, Copy)]
+pub struct BackupOptions<'a> {
+    /// The bitmap of which a new count begins at the instant of the backup; a full one makes it, if it is not there. The new
+    /// count is taken back if the backup does not end well.
+    pub bitmap: Option<&'a str>,
+    /// Bytes that are copied together before the guest changes any of them, a power of two. Of a plan that goes by a bitmap
+    /// they are the bitmap's.
+    pub granularity: u64,
+}
+
+impl Default for BackupOptions<'_> {
+    fn default() -> Self {
+        BackupOptions { bitmap: None, granularity: 64 << 10 }
+    }
+}
+
+/// What a backup copies of a disk, and into what.
+#[derive(Debug)]
+pub enum BackupPlan<'a> {
+    /// All of it, into a target that was created with a copy mark, or is raw; `fresh` if that is known to read as zeros.
+    Full {
+        /// Its top is written.
+        target: &'a Chain,
+        /// See [`Mirror::full`].
+        fresh: bool,
+    },
+    /// What the bitmap has dirty, into an overlay of the backup before, created with a copy mark. See
+    /// [`Backup::incremental`].
+    Incremental {
+        /// Its top is written, the layer below is the backup before.
+        target: &'a Chain,
+        /// The bitmap.
+        dirty: &'a str,
+        /// What to expect of a backup before that cannot say so.
+        since: Option<Uuid>,
+    },
+    /// What the bitmap has dirty, onto a copy of the disk as it was at the bitmap's start. See [`Backup::onto`].
+    Onto {
+        /// Its top is written.
+        target: &'a Chain,
+        /// The bitmap.
+        dirty: &'a str,
+    },
+}
+
+impl Still<'_> {
+    /// Which disk it is. Whatever asks it for its layers waits until it is no longer held.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<Disk> {
+        self.disk
+    }
+
+    /// Its layers as they are now.
+    #[must_use]
+    pub fn chain(&self) -> &Arc<Chain> {
+        &self.serving.chain
+    }
+
+    /// Puts a new overlay, made in the empty `storage`, on top: what the guest writes from now on goes there, and what
+    /// was the top holds this instant's content under a sealed epoch. `hint` is how the overlay finds it.
+    ///
+    /// # Errors
+    /// `Denied` while a job runs, or if `storage` is a file of this disk; what sealing and creating meet. The guest then goes
+    /// on with the old top.
+    pub fn snapshot(&mut self, storage: Arc<dyn Storage>, hint: String, granularity_shift: u8) -> Result<()> {
+        self.serving.check_idle("a snapshot")?;
+        self.serving.check_strange(&*storage)?;
+        let old = self.serving.chain.layer(0)?.clone();
+        storage.lock(LockMode::Exclusive)?;
+        // Durable and sealed before anything names it; the new file durable before the guest writes to it.
+        let bitmaps = match &old {
+            Layer::Lvd(image) => image.seal_below_overlay()?,
+            other => other.close().map(|()| Vec::new())?,
+        };
+        match self.disk.overlay(&old, storage, hint, granularity_shift, &bitmaps) {
+            Ok(image) => {
+                let layers =
+                    std::iter::once(Layer::Lvd(Arc::new(image))).chain(self.serving.chain.layers.iter().cloned());
+                self.serving.chain = Arc::new(Chain::from_layers(layers.collect(), self.disk.host.clone()));
+                Ok(())
+            }
+            Err(error) => {
+                go_on(&old, &bitmaps);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back a [`snapshot`](Self::snapshot) that was taken under this hold: the overlay, to which nobody has written,
+    /// is no layer of the disk any more.
+    ///
+    /// # Errors
+    /// The host's: the guest goes on with the overlay.
+    pub fn take_back_snapshot(&mut self) -> Result<()> {
+        let overlay = self.serving.chain.image(0)?.clone();
+        let old = self.serving.chain.layer(1)?.clone();
+        old.lock(LockMode::Exclusive)?;
+        let layers = self.serving.chain.layers[1..].to_vec();
+        self.serving.chain = Arc::new(Chain::from_layers(layers, self.disk.host.clone()));
+        go_on(&old, &overlay.bitmaps());
+        Ok(())
+    }
+
+    /// A job that copies the disk as it is now; what the guest is about to change is copied first. Whatever a copy meets
+    /// that is made for a write of the guest is the job's failure, never the guest's.
+    ///
+    /// # Errors
+    /// `Denied` while another job runs, or if the target is a layer of this disk; as [`Backup::full`],
+    /// [`Backup::incremental`] and [`Backup::onto`]; what freezing the bitmap meets.
+    pub fn backup(&mut self, plan: &BackupPlan<'_>, options: &BackupOptions<'_>) -> Result<Job> {
+        self.serving.check_idle("a backup")?;
+        let chain = self.serving.chain.clone();
+        let (target, dirty) = match *plan {
+            BackupPlan::Full { target, .. } => (target, None),
+            BackupPlan::Incremental { target, dirty, .. } | BackupPlan::Onto { target, dirty } => (target, Some(dirty)),
+        };
+        self.serving.check_target(target)?;
+        let top = target.layer(0)?.clone();
+        dirty.map_or(Ok(()), |name| self.thaw(name))?;
+        let count = self.count(options.bitmap)?;
+        let backup = match *plan {
+            BackupPlan::Full { fresh, .. } => Backup::full(&chain, top.clone(), fresh, count)?,
+            BackupPlan::Incremental { since, dirty, .. } => Backup::incremental(&chain, target, dirty, since, count)?,
+            BackupPlan::Onto { dirty, .. } => Backup::onto(&chain, top.clone(), dirty, count)?,
+        };
+        let granularity = if dirty.is_some() { 0 } else { options.granularity };
+        let attached = self.attach(backup, top.device(), granularity, true, None)?;
+        let job = Job::new(LiveBackup { point: attached }, self.disk.host.clone());
+        job.set_share(SHARE);
+        Ok(job)
+    }
+
+    /// The disk as it is now, for others to read while the guest goes on; what it is about to change is kept in `scratch`,
+    /// a new file or volume. Of the bitmap in `options` they may ask what it has dirty.
+    ///
+    /// # Errors
+    /// As [`backup`](Self::backup).
+    pub fn pull(&mut self, scratch: &Chain, options: &BackupOptions<'_>) -> Result<Pull> {
+        self.serving.check_idle("a backup")?;
+        self.serving.check_target(scratch)?;
+        let (chain, store) = (self.serving.chain.clone(), scratch.layer(0)?.clone());
+        let count = self.count(options.bitmap)?;
+        let known = options.bitmap.filter(|name| chain.image(0).is_ok_and(|image| image.bitmap(name).is_ok()));
+        let (backup, granularity) = match known {
+            Some(name) => (Backup::onto(&chain, store.clone(), name, count)?, 0),
+            None => (Backup::full(&chain, store.clone(), false, count)?, options.granularity),
+        };
+        self.attach(backup, store.device(), granularity, false, known.map(str::to_owned)).map(Pull::new)
+    }
+
+    /// A new count of `bitmap`. One that a backup left frozen whose process died is taken back first.
+    fn count(&self, bitmap: Option<&str>) -> Result<Option<Count>> {
+        let Some(name) = bitmap else { return Ok(None) };
+        self.thaw(name)?;
+        let image = self.serving.chain.image(0)?.clone();
+        Ok(Some(Count::new(image, name, Uuid(self.disk.host.random()))))
+    }
+
+    fn thaw(&self, name: &str) -> Result<()> {
+        let image = self.serving.chain.image(0)?;
+        match image.bitmap(name) {
+            Ok(info) if info.state == BitmapState::Frozen => image.take_back_bitmap(name),
+            _ => Ok(()),
+        }
+    }
+
+    fn attach(
+        &mut self,
+        backup: Backup,
+        store: Arc<dyn BlockDevice>,
+        granularity: u64,
+        complete: bool,
+        dirty: Option<String>,
+    ) -> Result<Attached> {
+        backup.prepare()?;
+        let source = self.serving.chain.top();
+        let point = Arc::new(PointInTime::new(backup, source, store, granularity, complete, dirty)?);
+        point.backup().begin_count()?;
+        let number = self.serving.begin("backup")?;
+        self.serving.point = Some(point.clone());
+        Ok(Attached { point, disk: self.disk.clone(), number })
+    }
+}
+
+/// The guest goes on with `old`, and so do those `bitmaps` that recorded until now: they have missed nothing.
+fn go_on(old: &Layer, bitmaps: &[BitmapInfo]) {
+    if let Some(old) = old.image() {
+        bitmaps.iter().for_each(|info| drop(old.enable_bitmap(&info.name)));
     }
 }
 
@@ -456,6 +664,9 @@ impl Serving {
     }
 
     fn change(&self, change: Change<'_>) -> Result<()> {
+        if let Some(point) = &self.point {
+            point.before(&change.range());
+        }
         match &self.mirror {
             Some(mirroring) if planted(Mistake::TrackedLate) && mirroring.mirror.progress().copied == 0 => {
                 change.apply(&*self.chain)
@@ -478,6 +689,9 @@ impl Serving {
     }
 
     fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {
+        if let Some(point) = &self.point {
+            batch.iter().filter_map(Change::of).for_each(|change| point.before(&change.range()));
+        }
         match &self.mirror {
             Some(mirroring) => mirroring.mirror.submit(batch, &*self.chain),
             None => self.chain.submit(batch),
@@ -604,7 +818,7 @@ impl Work for Reshaping {
     }
 
     fn load(&self) -> u64 {
-        self.disk.requests.load(Ordering::Relaxed)
+        self.disk.load()
     }
 }
 

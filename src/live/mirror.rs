@@ -97,7 +97,7 @@ pub(super) enum Change<'a> {
 
 impl<'a> Change<'a> {
     /// What `request` changes, if it does.
-    fn of(request: &Request<'a>) -> Option<Change<'a>> {
+    pub(super) fn of(request: &Request<'a>) -> Option<Change<'a>> {
         match request {
             Request::Read { .. } => None,
             Request::Write { data, offset } => Some(Change::Write(data, *offset)),
@@ -121,7 +121,7 @@ impl<'a> Change<'a> {
         range.end.saturating_sub(range.start)
     }
 
-    fn range(&self) -> Range<u64> {
+    pub(super) fn range(&self) -> Range<u64> {
         match *self {
             Change::Write(data, offset) => offset..offset.saturating_add(data.len() as u64),
             Change::Zero { start, end, .. } | Change::Discard { start, end } => start..end,

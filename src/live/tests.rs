@@ -112,7 +112,7 @@ fn content(device: &dyn BlockDevice) -> Vec<u8> {
     bytes
 }
 
-fn overlay(disk: &Disk, name: &str) {
+fn overlay(disk: &Arc<Disk>, name: &str) {
     disk.snapshot(Arc::new(MemoryStorage::new(name)), "below".into(), 12).unwrap();
 }
 

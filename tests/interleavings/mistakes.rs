@@ -1,7 +1,6 @@
 //! Mistakes that others have made, made here: the stories notice each of them.
 //!
-//! Two more wait for what they are about: the hand-over of a dirty bitmap to a backup, and a snapshot's readers in a copy
-//! before write. The mistakes in the order of writes and barriers are those of `tests/crash.rs`.
+//! The mistakes in the order of writes and barriers are those of `tests/crash.rs`.
 
 use crate::stories::ALL;
 use crate::{config, run};

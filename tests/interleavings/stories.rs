@@ -6,7 +6,7 @@ use lvd::Error;
 use lvd::chain::Chain;
 use lvd::image::{CreateOptions, Image, NewBitmap, OpenOptions};
 use lvd::jobs::Job;
-use lvd::live::{LiveMirror, Pace};
+use lvd::live::{BackupOptions, BackupPlan, LiveMirror, Pace};
 use lvd::storage::Host;
 use lvd::testing::host::SimHost;
 use shuttle::thread::spawn;
@@ -33,6 +33,8 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("mirrors_under_endless_load", mirrors_under_endless_load),
     ("merges_of_the_active_layer", merges_of_the_active_layer),
     ("bitmaps_miss_nothing", bitmaps_miss_nothing),
+    ("backups_are_of_one_instant", backups_are_of_one_instant),
+    ("what_is_pulled_is_of_one_instant", what_is_pulled_is_of_one_instant),
 ];
 
 /// A base of data, one overlay on it or two, the lower one perhaps short.
@@ -136,6 +138,49 @@ pub(crate) fn streams() {
     let after = once_in(4).then(|| snapshot(&rig));
     rig.finish();
     before.into_iter().chain(after).for_each(|judge| judge(&rig));
+}
+
+/// Granules of two blocks, or of one.
+fn backup_options() -> BackupOptions<'static> {
+    BackupOptions { granularity: GRANULE >> below(2), ..BackupOptions::default() }
+}
+
+/// The whole disk is copied as it was when the backup began.
+pub(crate) fn backups_are_of_one_instant() {
+    let mut rig = Rig::new(&layers(1 + below(2)), 1);
+    rig.disk.set_copy_on_read(once_in(2));
+    rig.start_guests(5);
+    let (_, target) = rig.target(once_in(2));
+    let plan = BackupPlan::Full { target: &target, fresh: false };
+    let (job, window) = rig.timed(|| rig.disk.still().backup(&plan, &backup_options()));
+    let copied = drive(&rig, job.unwrap()).then(|| content(&target));
+    rig.finish();
+    if let Some(copied) = copied {
+        rig.history.check_instant(window, &copied, "backup");
+    }
+}
+
+/// Others read what the disk was, from itself and from what is kept, as long as they need it.
+pub(crate) fn what_is_pulled_is_of_one_instant() {
+    let mut rig = Rig::new(&layers(1 + below(2)), 1);
+    rig.start_guests(5);
+    let (_, scratch) = rig.target(false);
+    let (pull, window) = rig.timed(|| rig.disk.still().pull(&scratch, &backup_options()));
+    let pull = pull.unwrap();
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let device = pull.device();
+            spawn(move || [content(&*device), content(&*device)])
+        })
+        .collect();
+    let read: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
+    pull.end().unwrap();
+    let device = pull.device();
+    drop(pull);
+    assert!(device.read_at(&mut [0], 0).is_err(), "nobody keeps it any more");
+    rig.finish();
+    assert!(read.iter().all(|content| *content == read[0]), "all read the same: {read:?}");
+    rig.history.check_instant(window, &read[0], "pull");
 }
 
 pub(crate) fn merges_below() {
@@ -524,6 +569,8 @@ macro_rules! tests {
 mod run {
     tests! {
         bitmaps_miss_nothing
+        backups_are_of_one_instant
+        what_is_pulled_is_of_one_instant
         snapshots
         streams
         merges_below

@@ -165,7 +165,7 @@ impl Files {
     }
 
     /// Puts a new overlay on top of a disk.
-    pub fn snapshot(&self, disk: &Disk, name: &str, below: &str) {
+    pub fn snapshot(&self, disk: &Arc<Disk>, name: &str, below: &str) {
         disk.snapshot(self.add(name), below.into(), 12).unwrap();
     }
 

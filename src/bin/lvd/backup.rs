@@ -18,7 +18,7 @@ pub fn backup(arguments: &Backup) -> Result<()> {
     let count = match (&arguments.bitmap, since) {
         (Some(name), Some(since)) => {
             crate::bitmap::image(&source)?;
-            Some(Count { image: source.chain().image(0)?.clone(), name: name.clone(), since })
+            Some(Count::new(source.chain().image(0)?.clone(), name, since))
         }
         _ => None,
     };

@@ -88,7 +88,7 @@ fn bring_up(arguments: &Mirror, name: &str) -> Result<()> {
     let source = Disk::open(&arguments.image, &arguments.opening, false)?;
     let target = unfinished(arguments)?;
     let layer = target.top()?.clone();
-    let work = jobs::Backup::onto(source.chain(), layer, name)?;
+    let work = jobs::Backup::onto(source.chain(), layer, name, None)?;
     let job = Job::new(work, source.chain().host().clone());
     finish(&job, "mirror", &arguments.running, || target.close())
 }

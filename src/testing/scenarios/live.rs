@@ -20,7 +20,7 @@ use crate::testing::world::World;
 use std::sync::Arc;
 
 /// What the guest does next, of a disk that is `view`.
-fn guest(w: &mut World, view: &'static str, disk: &Disk, turn: usize) -> Result<()> {
+pub(super) fn guest(w: &mut World, view: &'static str, disk: &Disk, turn: usize) -> Result<()> {
     match turn % 7 {
         0 => w.write(view, disk, BLOCK + 512..BLOCK + 1024),
         1 => w.zero(view, disk, 2 * BLOCK - 512..3 * BLOCK, true),
@@ -74,7 +74,7 @@ pub(super) const SNAPSHOT: Scenario = Scenario {
     },
 };
 
-fn snapshot(w: &mut World, disk: &Disk) -> Result<()> {
+fn snapshot(w: &mut World, disk: &Arc<Disk>) -> Result<()> {
     let model = w.model("top").unwrap_or_else(|| Model::zeros(SIZE)).durable();
     w.view("over", over, model, false);
     let file = w.file("over.lvd")?;

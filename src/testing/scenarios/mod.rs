@@ -3,6 +3,7 @@
 //! Disks have a few blocks and an odd end. Parents are not zeros, parent links are long enough for a header to span two
 //! sectors (so that it can tear), and new space of block devices is poison.
 
+mod backup;
 mod bitmaps;
 mod files;
 mod guest;
@@ -63,7 +64,8 @@ pub const ALL: &[&Scenario] = &[
 ];
 
 /// More, in which so much happens that [`Limits::USUAL`](super::crash::Limits::USUAL) take minutes.
-pub const LONG: &[&Scenario] = &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MIRROR_RESUMED, &live::MERGE_ACTIVE];
+pub const LONG: &[&Scenario] =
+    &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MIRROR_RESUMED, &live::MERGE_ACTIVE, &backup::INCREMENTAL];
 
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
 pub const LIFE: Scenario = Scenario { name: "a life", setup: bitmaps::overlay, body: |_| Ok(()), recover: |_| Ok(()) };
