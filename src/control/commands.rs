@@ -1,25 +1,29 @@
 //! All commands. Each is a structure of its arguments, which is also what a client may say.
 
+use super::backup::DriveBackup;
 use super::course::Course;
+use super::exports::{ExportAdd, ExportDel, QueryExports};
 use super::files::{TargetFormat, TargetMode};
 use super::job::{Job, OnError, Options};
 use super::query;
 use super::server::{Device, Server};
+use super::transaction::{self, Action, Opened};
 use super::wire::{self, Class, Failure};
 use crate::chain::{Chain, Layer};
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::image::{Image, NewBitmap};
-use crate::live::{MirrorOptions, Pace};
+use crate::live::{MirrorOptions, Pace, Still};
+use crate::storage::Storage;
 use crate::sync::{Arc, lock};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-type Answer = Result<Value, Failure>;
+pub(super) type Answer = Result<Value, Failure>;
 
 /// A command, and its arguments.
-trait Command: DeserializeOwned {
+pub(super) trait Command: DeserializeOwned {
     /// Carries it out.
     fn run(self, server: &Arc<Server>) -> Answer;
 }
@@ -42,11 +46,14 @@ const COMMANDS: &[Entry] = &[
     ("block-job-finalize", perform::<JobFinalize>),
     ("block-job-pause", perform::<BlockJobPause>),
     ("block-job-resume", perform::<BlockJobResume>),
+    ("block-export-add", perform::<ExportAdd>),
+    ("block-export-del", perform::<ExportDel>),
     ("block-job-set-speed", perform::<BlockJobSetSpeed>),
     ("block-set-copy-on-read", perform::<BlockSetCopyOnRead>),
     ("block-stream", perform::<BlockStream>),
     ("block_resize", perform::<BlockResize>),
     ("blockdev-snapshot-sync", perform::<BlockdevSnapshotSync>),
+    ("drive-backup", perform::<DriveBackup>),
     ("drive-mirror", perform::<DriveMirror>),
     ("job-cancel", perform::<JobCancel>),
     ("job-complete", perform::<JobComplete>),
@@ -55,11 +62,13 @@ const COMMANDS: &[Entry] = &[
     ("job-pause", perform::<JobPause>),
     ("job-resume", perform::<JobResume>),
     ("query-block", perform::<QueryBlock>),
+    ("query-block-exports", perform::<QueryExports>),
     ("query-block-jobs", perform::<QueryBlockJobs>),
     ("query-commands", perform::<QueryCommands>),
     ("query-jobs", perform::<QueryJobs>),
     ("query-version", perform::<QueryVersion>),
     ("quit", perform::<Quit>),
+    ("transaction", perform::<Transaction>),
 ];
 
 /// Carries out the command `name`.
@@ -76,7 +85,7 @@ fn perform<C: Command>(server: &Arc<Server>, arguments: Value) -> Answer {
 }
 
 /// The answer of commands that have nothing to tell.
-fn done() -> Answer {
+pub(super) fn done() -> Answer {
     Ok(json!({}))
 }
 
@@ -86,7 +95,7 @@ macro_rules! commands {
         $(#[$about])*
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-        struct $name { $($body)* }
+        pub(super) struct $name { $($body)* }
 
         impl Command for $name {
             fn run(self, $server: &Arc<Server>) -> Answer {
@@ -199,7 +208,7 @@ commands! {
         let options = job_options!(it, it.on_error);
         begin(server, &it.device, it.job_id, options, |device, chain| {
             let base = it.base.map(|name| server.files.layer(chain, &name)).transpose()?;
-            Ok(Course::Once(Box::new(device.disk.stream(base)?)))
+            Ok(Course::Once { job: Box::new(device.disk.stream(base)?), target: None })
         })
     }
 
@@ -222,7 +231,7 @@ commands! {
             let base = it.base.as_ref().map_or(Ok(chain.layers.len() - 1), layer)?;
             match top {
                 0 => Ok(Course::Mirror { mirror: device.disk.merge_active(base)?, base: Some(base), far: false }),
-                _ => Ok(Course::Once(Box::new(device.disk.merge(top, base)?))),
+                _ => Ok(Course::Once { job: Box::new(device.disk.merge(top, base)?), target: None }),
             }
         })
     }
@@ -287,7 +296,7 @@ const SYNC_GRANULE: u8 = 16;
 /// How a new file comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Mode {
+pub(super) enum Mode {
     /// It is made.
     #[default]
     AbsolutePaths,
@@ -323,12 +332,13 @@ fn begin(
     make: impl FnOnce(&Device, &Chain) -> crate::Result<Course>,
 ) -> Answer {
     let device = server.device(device)?;
-    let name = id.unwrap_or_else(|| device.name.clone());
-    let job = server.jobs.add(&name, || {
+    let seat = server.jobs.reserve(id.as_deref().unwrap_or(&device.name))?;
+    let course = {
         let _layers = lock(&device.layers);
-        let course = make(device, &device.disk.chain())?;
-        Ok(Job::new(&name, device.clone(), course, options))
-    })?;
+        make(device, &device.disk.chain())?
+    };
+    let job = Job::new(seat.name(), device.clone(), course, options, None);
+    seat.fill(job.clone());
     job.start(server);
     done()
 }
@@ -337,24 +347,15 @@ fn begin(
 commands! {
     /// Puts a new overlay on top, which is durable when this returns.
     BlockdevSnapshotSync {
-        device: String,
+        pub(super) device: String,
         snapshot_file: String,
         #[serde(default = "lvd_format")] format: TargetFormat,
-    } |it, server| {
-        if it.format != TargetFormat::Lvd {
-            return Err(Failure::generic("an overlay is an LVD image"));
-        }
-        let device = server.device(&it.device)?;
-        let _layers = lock(&device.layers);
-        let chain = device.disk.chain();
-        let top = chain.layer(0)?;
-        if !top.writable() {
-            return Err(Failure::generic(format!("{}: it is not open for writing", top.name())));
-        }
-        server.files.overlay(&it.snapshot_file, top, &mut |storage, hint| {
-            device.disk.snapshot(storage, hint, OVERLAY_GRANULE)
-        })?;
-        done()
+    } |it, server| transaction::carry_out(server, vec![Action::BlockdevSnapshotSync(it)], false)
+
+    /// All of the actions, at one instant of all disks that they are about, or none.
+    Transaction { actions: Vec<Action>, properties: Option<Properties> } |it, server| {
+        let grouped = it.properties.is_some_and(|properties| properties.completion_mode == CompletionMode::Grouped);
+        transaction::carry_out(server, it.actions, grouped)
     }
 
     BlockSetCopyOnRead { device: String, enable: bool } |it, server| {
@@ -365,6 +366,42 @@ commands! {
     Quit {} |_it, server| {
         server.quit();
         done()
+    }
+}
+
+/// How the jobs of a transaction end.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Properties {
+    #[serde(default)]
+    completion_mode: CompletionMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CompletionMode {
+    /// Each by itself.
+    #[default]
+    Individual,
+    /// None before all have copied everything; one that fails or is cancelled cancels the others.
+    Grouped,
+}
+
+impl BlockdevSnapshotSync {
+    pub(super) fn open(&self, server: &Server, then: &mut dyn FnMut(Opened) -> crate::Result<()>) -> crate::Result<()> {
+        if self.format != TargetFormat::Lvd {
+            return Err(Error::Invalid("an overlay is an LVD image".into()));
+        }
+        let chain = server.device(&self.device).map_err(|failure| Error::Invalid(failure.description))?.disk.chain();
+        let top = chain.layer(0)?;
+        if !top.writable() {
+            return Err(Error::Denied(format!("{}: it is not open for writing", top.name())));
+        }
+        server.files.overlay(&self.snapshot_file, top, &mut |file, hint| then(Opened::Overlay { file, hint }))
+    }
+
+    pub(super) fn make(&self, still: &mut Still<'_>, file: Arc<dyn Storage>, hint: String) -> crate::Result<()> {
+        still.snapshot(file, hint, OVERLAY_GRANULE)
     }
 }
 
@@ -392,37 +429,28 @@ impl Command for BlockResize {
 commands! {
     /// They all survive: one that is to be forgotten when the server ends is not to be had.
     BitmapAdd {
-        node: String,
-        name: String,
+        pub(super) node: String,
+        pub(super) name: String,
         granularity: Option<u32>,
         #[serde(default = "yes")] persistent: bool,
         #[serde(default)] disabled: bool,
     } |it, server| {
-        let granularity = it.granularity.unwrap_or(1 << 16);
-        if !granularity.is_power_of_two() {
-            return Err(Failure::generic(format!("Granularity must be power of 2, not {granularity}")));
-        }
-        if !it.persistent {
-            return Err(Failure::generic("all bitmaps are persistent"));
-        }
-        let granularity_shift = granularity.trailing_zeros() as u8;
-        let new = NewBitmap { granularity_shift, recording: !it.disabled, ..NewBitmap::default() };
-        on_top(server, &it.node, |image| image.add_bitmap(&it.name, &new).map(drop))
+        on_top(server, &it.node, |image| image.add_bitmap(&it.name, &it.wanted()?).map(drop))
     }
 
     BitmapRemove { node: String, name: String } |it, server| {
         on_top(server, &it.node, |image| image.remove_bitmap(&it.name))
     }
 
-    BitmapClear { node: String, name: String } |it, server| {
+    BitmapClear { pub(super) node: String, pub(super) name: String } |it, server| {
         on_top(server, &it.node, |image| image.clear_bitmap(&it.name, None).map(drop))
     }
 
-    BitmapEnable { node: String, name: String } |it, server| {
+    BitmapEnable { pub(super) node: String, pub(super) name: String } |it, server| {
         on_top(server, &it.node, |image| image.enable_bitmap(&it.name))
     }
 
-    BitmapDisable { node: String, name: String } |it, server| {
+    BitmapDisable { pub(super) node: String, pub(super) name: String } |it, server| {
         on_top(server, &it.node, |image| image.disable_bitmap(&it.name))
     }
 
@@ -433,6 +461,20 @@ commands! {
             let dirty = it.bitmaps.iter().map(|name| image.dirty_stretches(name)).collect::<Result<Vec<_>, _>>()?;
             dirty.iter().try_for_each(|dirty| image.merge_bitmap(&it.target, dirty))
         })
+    }
+}
+
+impl BitmapAdd {
+    pub(super) fn wanted(&self) -> crate::Result<NewBitmap> {
+        let granularity = self.granularity.unwrap_or(1 << 16);
+        if !granularity.is_power_of_two() {
+            return Err(Error::Invalid(format!("Granularity must be power of 2, not {granularity}")));
+        }
+        if !self.persistent {
+            return Err(Error::Invalid("all bitmaps are persistent".into()));
+        }
+        let granularity_shift = granularity.trailing_zeros() as u8;
+        Ok(NewBitmap { granularity_shift, recording: !self.disabled, ..NewBitmap::default() })
     }
 }
 

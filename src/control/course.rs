@@ -1,20 +1,28 @@
 //! The engine's part of a job, behind one face: what goes through the disk once, and what keeps up with the guest.
 
 use super::server::{Device, Server};
+use crate::chain::{Chain, Layer};
 use crate::error::{Error, Result};
 use crate::jobs;
-use crate::live::LiveMirror;
+use crate::live::{LiveMirror, PointInTime, Pull};
 use crate::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of disk that one step goes through, at most; the engine makes less of it where a guest would wait.
 const BUDGET: u64 = 16 << 20;
 
+/// How often a point in time is looked at, whether it is lost.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What is stepped.
 #[derive(Debug)]
 pub(super) enum Course {
     /// Goes through the disk once.
-    Once(Box<jobs::Job>),
+    Once {
+        job: Box<jobs::Job>,
+        /// What it copies into, if that is no layer of the disk.
+        target: Option<Chain>,
+    },
     /// Keeps up with the guest until it is told what to end in.
     Mirror {
         mirror: Arc<LiveMirror>,
@@ -23,6 +31,8 @@ pub(super) enum Course {
         /// Whether the target is on another machine.
         far: bool,
     },
+    /// Keeps what the disk was for others to read, until it is told that they have it.
+    Pull { pull: Pull, _scratch: Chain },
 }
 
 /// What came of a step.
@@ -36,19 +46,29 @@ pub(super) struct Stepped {
 impl Course {
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Course::Once(job) => job.kind(),
+            Course::Once { job, .. } => job.kind(),
             Course::Mirror { mirror, .. } => mirror.kind(),
+            Course::Pull { .. } => "backup",
         }
     }
 
     pub(super) fn is_far(&self) -> bool {
-        matches!(self, Course::Mirror { far: true, .. })
+        match self {
+            Course::Once { target, .. } => {
+                target.as_ref().is_some_and(|target| target.layers.iter().any(Layer::is_far))
+            }
+            Course::Mirror { far, .. } => *far,
+            Course::Pull { .. } => false,
+        }
     }
 
     pub(super) fn step(&self) -> Result<Stepped> {
         match self {
-            Course::Once(job) => {
+            Course::Once { job, .. } => {
                 job.step(BUDGET).map(|progress| Stepped { over: progress.held, ready: false, wait: progress.wait })
+            }
+            Course::Pull { pull, .. } => {
+                pull.device().check().map(|()| Stepped { over: false, ready: true, wait: Some(LOOK_AGAIN) })
             }
             Course::Mirror { mirror, .. } => {
                 let progress = mirror.step(BUDGET)?;
@@ -57,10 +77,19 @@ impl Course {
         }
     }
 
+    /// The disk of an instant, if it is kept for others.
+    pub(super) fn point(&self) -> Option<Arc<PointInTime>> {
+        match self {
+            Course::Pull { pull, .. } => Some(pull.device()),
+            Course::Once { .. } | Course::Mirror { .. } => None,
+        }
+    }
+
     /// Bytes done, and bytes to do.
     pub(super) fn progress(&self) -> (u64, u64) {
         match self {
-            Course::Once(job) => (job.progress().done, job.progress().total),
+            Course::Once { job, .. } => (job.progress().done, job.progress().total),
+            Course::Pull { pull, .. } => (pull.device().copied_before(), pull.device().copied_before()),
             Course::Mirror { mirror, .. } => {
                 let progress = mirror.progress();
                 (progress.copied, progress.copied + progress.behind)
@@ -70,26 +99,31 @@ impl Course {
 
     pub(super) fn set_speed(&self, speed: u64) {
         match self {
-            Course::Once(job) => job.set_speed(speed),
+            Course::Once { job, .. } => job.set_speed(speed),
             Course::Mirror { mirror, .. } => mirror.set_speed(speed),
+            // What it copies a guest waits for.
+            Course::Pull { .. } => {}
         }
     }
 
     /// After a step that failed, whether the next one tries the same again.
     pub(super) fn retry(&self) -> bool {
         match self {
-            Course::Once(job) => job.retry(),
+            Course::Once { job, .. } => job.retry(),
             Course::Mirror { .. } => true,
+            Course::Pull { .. } => false,
         }
     }
 
     /// Makes what was copied count: durable first, and then pointed to.
     pub(super) fn finish(&self, device: &Device, server: &Server) -> Result<()> {
         match self {
-            Course::Once(job) => {
+            Course::Once { job, target } => {
                 job.release();
-                jobs::drive(job, |_| {})
+                jobs::drive(job, |_| {})?;
+                target.as_ref().map_or(Ok(()), Chain::close)
             }
+            Course::Pull { pull, .. } => pull.end(),
             Course::Mirror { mirror, base, .. } => {
                 let left = device.disk.pivot(mirror)?;
                 // The guest has moved: what it has left can no longer fail the job.
@@ -104,7 +138,9 @@ impl Course {
     /// Leaves the target as the disk of this instant, and the guest where it is.
     pub(super) fn split(&self, device: &Device) -> Result<()> {
         match self {
-            Course::Once(job) => Err(Error::Invalid(format!("a {} has no target of its own", job.kind()))),
+            Course::Once { .. } | Course::Pull { .. } => {
+                Err(Error::Invalid(format!("a {} ends in 'job-complete', or is cancelled", self.kind())))
+            }
             Course::Mirror { mirror, .. } => device.disk.split(mirror)?.close(),
         }
     }
@@ -112,7 +148,13 @@ impl Course {
     /// Ends without a result. What was done is right as it is, and another job finds it done.
     pub(super) fn abandon(&self, device: &Device, server: &Server) {
         match self {
-            Course::Once(job) => job.cancel(),
+            Course::Once { job, target } => {
+                job.cancel();
+                if let Some(Err(error)) = target.as_ref().map(Chain::close) {
+                    server.report(&error.to_string());
+                }
+            }
+            Course::Pull { .. } => {}
             Course::Mirror { mirror, base, .. } => {
                 // A resumable mirror is taken up where it was; what was not saved is copied again.
                 let saved = mirror.save();

@@ -23,6 +23,8 @@ pub enum TargetMode {
     New,
     /// It is there, and its content counts for nothing.
     Existing,
+    /// It is there, and is kept as it is.
+    Kept,
     /// It is an LVD image that a mirror before has left, and kept as it is; if there is none, it is made.
     Resumed,
 }
@@ -55,6 +57,13 @@ pub trait Files: Send + Sync {
         mode: TargetMode,
         then: &mut dyn FnMut(Chain) -> Result<()>,
     ) -> Result<()>;
+
+    /// Makes the new overlay `name`, of `size` bytes and with a copy mark, of the backup `previous`, and gives it to `then`.
+    ///
+    /// # Errors
+    /// The policy's, the host's, and those of `then`.
+    fn increment(&self, name: &str, previous: &str, size: u64, then: &mut dyn FnMut(Chain) -> Result<()>)
+    -> Result<()>;
 
     /// The number of the layer of `chain` that is in the file `name`.
     ///

@@ -9,9 +9,11 @@ use super::server::{Device, Server};
 use super::wire::Failure;
 use crate::chain::Layer;
 use crate::error::Error;
+use crate::live::PointInTime;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, wait};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Weak;
 use std::thread;
 use std::time::Duration;
 
@@ -67,6 +69,57 @@ pub(super) struct Options {
     pub(super) auto_dismiss: bool,
 }
 
+/// Jobs that end together.
+#[derive(Default)]
+pub(super) struct Group {
+    members: Mutex<Members>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Members {
+    jobs: Vec<Weak<Job>>,
+    /// So many have copied everything.
+    waiting: usize,
+    /// One did not end well: none of the others does.
+    failed: bool,
+}
+
+impl Group {
+    pub(super) fn new() -> Arc<Group> {
+        Arc::default()
+    }
+
+    /// Before any of them is started.
+    pub(super) fn join(&self, job: &Arc<Job>) {
+        lock(&self.members).jobs.push(Arc::downgrade(job));
+    }
+
+    /// Waits until all members have copied everything.
+    fn wait(&self) -> crate::Result<()> {
+        let mut members = lock(&self.members);
+        members.waiting += 1;
+        self.changed.notify_all();
+        while members.waiting < members.jobs.len() && !members.failed {
+            members = wait(&self.changed, members);
+        }
+        if members.failed { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Cancels all others.
+    fn fail(&self) {
+        let mut members = lock(&self.members);
+        if std::mem::replace(&mut members.failed, true) {
+            return;
+        }
+        let jobs: Vec<_> = members.jobs.iter().filter_map(Weak::upgrade).collect();
+        drop(members);
+        self.changed.notify_all();
+        // One that is about to end otherwise notices at its wait.
+        jobs.iter().for_each(|job| drop(job.cancel(true)));
+    }
+}
+
 /// How the copying ends.
 #[derive(Debug)]
 enum End {
@@ -116,14 +169,21 @@ pub(super) struct Job {
     kind: &'static str,
     device: Arc<Device>,
     options: Options,
+    group: Option<Arc<Group>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Job {
-    pub(super) fn new(name: &str, device: Arc<Device>, course: Course, options: Options) -> Arc<Job> {
+    pub(super) fn new(
+        name: &str,
+        device: Arc<Device>,
+        course: Course,
+        options: Options,
+        group: Option<Arc<Group>>,
+    ) -> Arc<Job> {
         course.set_speed(options.speed);
-        if let Course::Once(job) = &course {
+        if let Course::Once { job, .. } = &course {
             job.hold();
         }
         let state = State {
@@ -142,7 +202,7 @@ impl Job {
         };
         let (name, kind, changed) = (name.to_owned(), course.kind(), Condvar::new());
         let state = Mutex::new(State { course: Some(Arc::new(course)), ..state });
-        Arc::new(Job { name, kind, device, options, state, changed })
+        Arc::new(Job { name, kind, device, options, group, state, changed })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -280,6 +340,11 @@ impl Job {
     fn finish(&self, course: &Course, end: &End, server: &Server) -> crate::Result<()> {
         let mut state = self.state();
         self.enter(&mut state, Status::Waiting, server);
+        if let Some(group) = &self.group {
+            drop(state);
+            group.wait()?;
+            state = self.state();
+        }
         self.enter(&mut state, Status::Pending, server);
         if !state.finalized {
             server.event("BLOCK_JOB_PENDING", &json!({ "type": self.kind, "id": self.name }));
@@ -303,6 +368,10 @@ impl Job {
 
     /// The job is over, and what it led to is durable.
     fn conclude(&self, result: crate::Result<()>, server: &Server) {
+        if let (Some(group), Err(_)) = (&self.group, &result) {
+            group.fail();
+        }
+        server.withdraw(&self.name);
         let mut state = self.state();
         if result.is_err() {
             self.enter(&mut state, Status::Aborting, server);
@@ -407,9 +476,19 @@ impl Job {
             Status::Ready if !force && self.kind == "commit" => {
                 Err(Failure::generic("a commit ends in 'job-complete', or is cancelled with force"))
             }
-            Status::Ready if !force => self.end(&mut state, End::Split),
+            Status::Ready if !force && self.kind == "mirror" => self.end(&mut state, End::Split),
+            Status::Waiting => {
+                drop(state);
+                self.group.iter().for_each(|group| group.fail());
+                Ok(())
+            }
             _ => self.end(&mut state, End::Cancel),
         }
+    }
+
+    /// The disk of an instant that it keeps for others, if it does.
+    pub(super) fn point(&self) -> Option<Arc<PointInTime>> {
+        self.state().course.as_ref().and_then(|course| course.point())
     }
 
     pub(super) fn finalize(&self) -> Result<(), Failure> {

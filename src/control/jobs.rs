@@ -8,6 +8,33 @@ use std::collections::BTreeMap;
 /// Longest name of a job in bytes.
 const MAX_NAME: usize = 255;
 
+/// The name of a job that is being made; it is free again if none is.
+pub(super) struct Seat<'a> {
+    jobs: &'a Jobs,
+    name: String,
+}
+
+impl Seat<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn fill(self, job: Arc<Job>) {
+        lock(&self.jobs.table).jobs.insert(self.name.clone(), Some(job));
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut table = lock(&self.jobs.table);
+        if matches!(table.jobs.get(&self.name), Some(None)) {
+            table.jobs.remove(&self.name);
+        }
+        drop(table);
+        self.jobs.made.notify_all();
+    }
+}
+
 /// All jobs that were not dismissed yet.
 #[derive(Default)]
 pub(super) struct Jobs {
@@ -24,12 +51,8 @@ struct Table {
 }
 
 impl Jobs {
-    /// Adds the job that `make` makes.
-    pub(super) fn add(
-        &self,
-        name: &str,
-        make: impl FnOnce() -> Result<Arc<Job>, Failure>,
-    ) -> Result<Arc<Job>, Failure> {
+    /// Keeps the name for a job that is being made.
+    pub(super) fn reserve(&self, name: &str) -> Result<Seat<'_>, Failure> {
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(Failure::generic("Invalid job ID"));
         }
@@ -41,16 +64,7 @@ impl Jobs {
             return Err(Failure::generic(format!("Job ID '{name}' already in use")));
         }
         table.jobs.insert(name.to_owned(), None);
-        drop(table);
-        let made = make();
-        let mut table = lock(&self.table);
-        match &made {
-            Ok(job) => drop(table.jobs.insert(name.to_owned(), Some(job.clone()))),
-            Err(_) => drop(table.jobs.remove(name)),
-        }
-        drop(table);
-        self.made.notify_all();
-        made
+        Ok(Seat { jobs: self, name: name.to_owned() })
     }
 
     pub(super) fn remove(&self, name: &str) {

@@ -6,6 +6,9 @@
 //! | `wire` | bytes of a client → texts → commands; answers and events → bytes |
 //! | `session` | one client's course: greeting, negotiation, commands; what it gets for each text |
 //! | `commands` | the table of all commands, and what each does |
+//! | `transaction` | several changes of disks at one instant, all or none |
+//! | `backup` | `drive-backup`: push, and pull |
+//! | `exports` | exports that commands add |
 //! | `query` | what is told of disks and bitmaps |
 //! | `job` | one job: its states, its threads, its end |
 //! | `course` | the engine's part of it, of each kind of job |
@@ -20,8 +23,10 @@
 //! A command and its members mean what they mean in QEMU; what this engine does not have is not there. A job that is
 //! reported as completed is durable: the event goes out after the engine has made it so.
 
+mod backup;
 mod commands;
 mod course;
+mod exports;
 mod files;
 mod job;
 mod jobs;
@@ -29,6 +34,7 @@ mod outbox;
 mod query;
 mod server;
 mod session;
+mod transaction;
 mod wire;
 
 pub use files::{Files, TargetFormat, TargetMode};

@@ -1,12 +1,14 @@
 //! The server: clients, the events that all of them get, and the devices that they command.
 
 use super::commands;
+use super::exports::Added;
 use super::files::Files;
 use super::jobs::Jobs;
 use super::outbox::Outbox;
 use super::session::Session;
 use super::wire;
 use crate::live::Disk;
+use crate::nbd::server::Exports;
 use crate::nbd::{Socket, write_all};
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, lock};
 use serde_json::{Value, json};
@@ -59,6 +61,10 @@ pub struct Server {
     devices: Vec<Arc<Device>>,
     pub(super) files: Box<dyn Files>,
     pub(super) jobs: Jobs,
+    /// What is served to guests and others.
+    pub(super) exports: Arc<Exports>,
+    /// What commands have added to it.
+    pub(super) added: Mutex<BTreeMap<String, Added>>,
     options: Options,
     report: Report,
     quit: Quit,
@@ -76,11 +82,12 @@ struct Clients {
 }
 
 impl Server {
-    /// Commands on `devices` reach the files that `files` lets them reach. `report` is told, in a line, what went wrong and
+    /// Commands on `devices` reach the files that `files` lets them reach, and change `exports`. `report` is told, in a line, what went wrong and
     /// fails no command; `quit` that a client wants the program to end.
     pub fn new(
         devices: Vec<Device>,
         files: Box<dyn Files>,
+        exports: Arc<Exports>,
         options: Options,
         report: Box<dyn Fn(&str) + Send + Sync>,
         quit: Box<dyn Fn() + Send + Sync>,
@@ -89,6 +96,8 @@ impl Server {
             devices: devices.into_iter().map(Arc::new).collect(),
             files,
             jobs: Jobs::default(),
+            exports,
+            added: Mutex::default(),
             options,
             report,
             quit,

@@ -1,6 +1,7 @@
 //! The control socket: transcripts of its conventions, jobs under a guest that goes on, and clients that mean harm.
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod backup;
 #[allow(dead_code, reason = "each test binary uses a part")]
 #[path = "../nbd/client.rs"]
 mod client;

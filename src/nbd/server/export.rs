@@ -4,11 +4,10 @@ use super::context::Context;
 use crate::chain::{Holder, Layer, holder};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::live::Disk;
+use crate::live::{Disk, PointInTime};
 use crate::nbd::MAX_STRING;
 use crate::nbd::proto::*;
-use crate::sync::Arc;
-use std::collections::HashSet;
+use crate::sync::{Arc, RwLock, read, write};
 use std::ops::Range;
 
 /// A device that is served: a disk, and what more a client can ask of it.
@@ -55,6 +54,16 @@ impl ExportDevice for Disk {
     fn zeroes_fast(&self) -> bool {
         let top = self.chain().layer(0).map(|top| top.files().last().is_some_and(|file| file.zeros_when_new()));
         top.unwrap_or(false)
+    }
+}
+
+impl ExportDevice for PointInTime {
+    fn bitmap_run(&self, name: &str, offset: u64, end: u64) -> Result<(bool, u64)> {
+        PointInTime::bitmap_run(self, name, offset, end)
+    }
+
+    fn zeroes_fast(&self) -> bool {
+        false
     }
 }
 
@@ -110,9 +119,9 @@ impl Export {
     }
 }
 
-/// What one server offers.
+/// What one server offers; it may change meanwhile.
 #[derive(Debug)]
-pub struct Exports(Vec<Arc<Export>>);
+pub struct Exports(RwLock<Vec<Arc<Export>>>);
 
 impl Exports {
     /// Offers `exports`. The first is also what a client gets that names none.
@@ -120,26 +129,41 @@ impl Exports {
     /// # Errors
     /// [`Error::Invalid`] if two have one name, or a name or description is longer than [`MAX_STRING`].
     pub fn new(exports: Vec<Export>) -> Result<Exports> {
-        let mut names = HashSet::new();
-        for export in &exports {
-            if export.name.len() > MAX_STRING || export.description.len() > MAX_STRING {
-                return Err(Error::Invalid(format!("an export's name or description exceeds {MAX_STRING} bytes")));
-            }
-            if !names.insert(&export.name) {
-                return Err(Error::Invalid(format!("two exports have the name {:?}", export.name)));
-            }
+        let offered = Exports(RwLock::default());
+        exports.into_iter().try_for_each(|export| offered.add(export))?;
+        Ok(offered)
+    }
+
+    /// Offers one more.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn add(&self, export: Export) -> Result<()> {
+        if export.name.len() > MAX_STRING || export.description.len() > MAX_STRING {
+            return Err(Error::Invalid(format!("an export's name or description exceeds {MAX_STRING} bytes")));
         }
-        Ok(Exports(exports.into_iter().map(Arc::new).collect()))
+        let mut exports = write(&self.0);
+        if exports.iter().any(|other| other.name == export.name) {
+            return Err(Error::Invalid(format!("two exports have the name {:?}", export.name)));
+        }
+        exports.push(Arc::new(export));
+        Ok(())
+    }
+
+    /// Offers it no more. Who is connected to it stays so.
+    pub fn remove(&self, name: &str) {
+        write(&self.0).retain(|export| export.name != name);
     }
 
     /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Export>> {
-        self.0.iter()
+    pub fn all(&self) -> Vec<Arc<Export>> {
+        read(&self.0).clone()
     }
 
     /// The export of that name; for the empty name the first, if none is called so.
-    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Export>> {
-        let first = self.0.first().filter(|_| name.is_empty());
-        self.0.iter().find(|export| export.name.as_bytes() == name).or(first)
+    pub(super) fn find(&self, name: &[u8]) -> Option<Arc<Export>> {
+        let exports = read(&self.0);
+        let first = exports.first().filter(|_| name.is_empty());
+        exports.iter().find(|export| export.name.as_bytes() == name).or(first).cloned()
     }
 }

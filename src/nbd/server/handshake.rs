@@ -100,7 +100,7 @@ impl Handshake {
             return Ok(Answer::GoOn(length));
         }
         if head.option == NBD_OPT_EXPORT_NAME {
-            let export = self.exports.find(data).cloned().ok_or(Flaw::NoExport)?;
+            let export = self.exports.find(data).ok_or(Flaw::NoExport)?;
             let (size, transmission) = (export.device.size(), export.flags(self.structured, self.several));
             ExportNameReply { size, flags: transmission }.put(out);
             if flags & NBD_FLAG_C_NO_ZEROES == 0 {
@@ -180,7 +180,7 @@ impl Handshake {
         if !data.is_empty() {
             return Err(INVALID);
         }
-        for export in self.exports.iter() {
+        for export in self.exports.all() {
             // Fits: see `Exports::new`.
             let length = (export.name.len() as u32).to_be_bytes();
             reply.send(NBD_REP_SERVER, &[&length, export.name.as_bytes(), export.description.as_bytes()]);
@@ -251,7 +251,7 @@ impl Handshake {
         }
         let queries = (0..count).map(|_| data.string()).collect::<Result<_, _>>()?;
         data.end()?;
-        Ok((self.exports.find(name).ok_or(UNKNOWN)?.clone(), queries))
+        Ok((self.exports.find(name).ok_or(UNKNOWN)?, queries))
     }
 }
 

@@ -116,8 +116,8 @@ struct Clients {
 
 impl Server {
     /// Serves `exports` to the clients that [`serve`](Self::serve) is given.
-    pub fn new(exports: Exports, options: Options, report: Report) -> Arc<Server> {
-        let (exports, stopping) = (Arc::new(exports), AtomicBool::new(false));
+    pub fn new(exports: impl Into<Arc<Exports>>, options: Options, report: Report) -> Arc<Server> {
+        let (exports, stopping) = (exports.into(), AtomicBool::new(false));
         let (clients, left) = (Mutex::default(), Condvar::new());
         Arc::new(Server { exports, options, report, stopping, clients, left })
     }

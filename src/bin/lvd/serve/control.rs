@@ -4,34 +4,37 @@ use super::listen::Place;
 use super::{End, spawn};
 use crate::args::{Access, Format, Opening, OutputFormat, Serve};
 use crate::copy::{hint_from, is_blank};
+use crate::create::ParentOf;
 use crate::open::{self, Disk, Target, host};
 use crate::output;
 use lvd::chain::{Chain, ChainOptions, Layer};
 use lvd::control::{Device, Files, Options, Server, TargetFormat, TargetMode};
 use lvd::image::CreateOptions;
 use lvd::live;
+use lvd::nbd::server::Exports;
 use lvd::storage::Storage;
 use lvd::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-/// Serves the control socket of `place`, if there is one. Commands call `disks` by the `names` of their exports.
+/// Serves the control socket of `place`, if there is one. Commands call `disks` by the names of their `exports`.
 pub fn start(
     arguments: &Serve,
     place: &Place,
-    names: Vec<String>,
+    exports: &Arc<Exports>,
     disks: &[Arc<live::Disk>],
     ends: &Sender<End>,
 ) -> Result<Option<Arc<Server>>> {
     let Some(listener) = place.control()? else { return Ok(None) };
-    let devices = names.into_iter().zip(disks).map(|(name, disk)| Device::new(name, disk.clone())).collect();
+    let named = exports.all().into_iter().zip(disks);
+    let devices = named.map(|(export, disk)| Device::new(export.name.clone(), disk.clone())).collect();
     let files = Box::new(AnyFile { access: arguments.opening.access.clone() });
     let quit = {
         let ends = ends.clone();
         Box::new(move || drop(ends.send(End::Signal)))
     };
-    let server = Server::new(devices, files, Options::default(), Box::new(output::complain), quit);
+    let server = Server::new(devices, files, exports.clone(), Options::default(), Box::new(output::complain), quit);
     let (served, ends) = (server.clone(), ends.clone());
     spawn("control-accept", move || {
         loop {
@@ -86,7 +89,7 @@ impl Files for AnyFile {
     ) -> Result<()> {
         let path = PathBuf::from(name);
         let exists = open::exists(&path);
-        if mode == TargetMode::Existing && !exists {
+        if matches!(mode, TargetMode::Existing | TargetMode::Kept) && !exists {
             return Err(Error::Invalid(format!("{name}: there is no such file")));
         }
         if mode == TargetMode::Resumed && exists && !is_blank(&path, OutputFormat::Lvd)? {
@@ -94,8 +97,41 @@ impl Files for AnyFile {
             let opening = Opening { format, access: self.access.clone(), ignore_marks: true, ..Opening::default() };
             return then(Disk::open(&path, &opening, true)?.into_chain());
         }
+        if mode == TargetMode::Kept {
+            let format = Some(match format {
+                TargetFormat::Lvd => Format::Lvd,
+                TargetFormat::Raw => Format::Raw,
+            });
+            let opening = Opening { format, access: self.access.clone(), ..Opening::default() };
+            return then(Disk::open(&path, &opening, true)?.into_chain());
+        }
         let target = Target::open(&path, &self.access)?;
         target.keep_if(|| then(chain(&target, format, size, &self.access)?))
+    }
+
+    fn increment(
+        &self,
+        name: &str,
+        previous: &str,
+        size: u64,
+        then: &mut dyn FnMut(Chain) -> Result<()>,
+    ) -> Result<()> {
+        let path = Path::new(name);
+        // Absolute for the server, whose directory nobody knows; for the file itself beside it, if it is.
+        let hint = hint_from(path, previous)?;
+        let parent = ParentOf::open(path, &hint, Some(Format::Lvd), &self.access)?;
+        let options = CreateOptions {
+            virtual_size: size,
+            parent: Some(parent.link(size)?),
+            copy_mark: true,
+            ..CreateOptions::default()
+        };
+        drop(parent);
+        let target = Target::open(path, &self.access)?;
+        target.keep_if(|| {
+            target.create(&options)?;
+            then(target.chain(&self.access)?)
+        })
     }
 
     fn layer(&self, chain: &Chain, name: &str) -> Result<usize> {

@@ -114,14 +114,14 @@ fn serve_until_end(
     });
     let options = Options { clients: arguments.shared, tls: tls.transpose()?, ..Options::default() };
     let place = Place::new(arguments, handed)?;
-    let names = exports.iter().map(|export| export.name.clone()).collect();
-    let server = Server::new(exports, options, Box::new(output::complain));
+    let exports = Arc::new(exports);
+    let server = Server::new(exports.clone(), options, Box::new(output::complain));
     let (ends, end) = channel();
     wait_for_signal(ends.clone())?;
     for listener in &place.listeners {
         accept(listener.try_clone()?, server.clone(), ends.clone())?;
     }
-    let control = control::start(arguments, &place, names, disks, &ends)?;
+    let control = control::start(arguments, &place, &exports, disks, &ends)?;
     let export = arguments.exports.first().map_or("", String::as_str);
     let start = |command: &String| Running::start(command, &place, export, ends.clone());
     let mut running = arguments.run.as_ref().map(start).transpose()?;

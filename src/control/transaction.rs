@@ -1,0 +1,228 @@
+//! Changes of disks at one instant: all of them, or none.
+//!
+//! First everything is opened that they need, one inside the other, so that what was made for one goes when another fails.
+//! Then all disks are held still, and each change is made; if one fails those before it are taken back, and no guest has
+//! seen any.
+
+use super::backup::DriveBackup;
+use super::commands::{BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BlockdevSnapshotSync};
+use super::course::Course;
+use super::job::{Group, Job, Options};
+use super::jobs::Seat;
+use super::server::{Device, Server};
+use super::wire::Failure;
+use crate::chain::Chain;
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::live::{Disk, Still};
+use crate::storage::Storage;
+use crate::sync::{Arc, lock};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// One change.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", content = "data", rename_all = "kebab-case")]
+pub(super) enum Action {
+    BlockdevSnapshotSync(BlockdevSnapshotSync),
+    DriveBackup(DriveBackup),
+    BlockDirtyBitmapAdd(BitmapAdd),
+    BlockDirtyBitmapClear(BitmapClear),
+    BlockDirtyBitmapEnable(BitmapEnable),
+    BlockDirtyBitmapDisable(BitmapDisable),
+    /// Fails: for whoever wants to know whether the others would not.
+    Abort {},
+}
+
+/// What was opened for a change.
+pub(super) enum Opened {
+    Nothing,
+    Overlay { file: Arc<dyn Storage>, hint: String },
+    Target(Chain),
+}
+
+/// A change that was made, and can be taken back while the disks are held.
+enum Made {
+    Snapshot,
+    Backup(Course),
+    Added,
+    /// Its bits are kept until the others are made, too.
+    Cleared,
+    Enabled,
+    Disabled,
+}
+
+impl Action {
+    fn device(&self) -> Option<&str> {
+        match self {
+            Action::BlockdevSnapshotSync(it) => Some(&it.device),
+            Action::DriveBackup(it) => Some(&it.device),
+            Action::BlockDirtyBitmapAdd(it) => Some(&it.node),
+            Action::BlockDirtyBitmapClear(it) => Some(&it.node),
+            Action::BlockDirtyBitmapEnable(it) => Some(&it.node),
+            Action::BlockDirtyBitmapDisable(it) => Some(&it.node),
+            Action::Abort {} => None,
+        }
+    }
+
+    /// The name of the bitmap that it is about.
+    fn bitmap(&self) -> &str {
+        match self {
+            Action::BlockDirtyBitmapAdd(it) => &it.name,
+            Action::BlockDirtyBitmapClear(it) => &it.name,
+            Action::BlockDirtyBitmapEnable(it) => &it.name,
+            Action::BlockDirtyBitmapDisable(it) => &it.name,
+            Action::BlockdevSnapshotSync(_) | Action::DriveBackup(_) | Action::Abort {} => "",
+        }
+    }
+
+    /// Opens what it needs.
+    fn open(&self, server: &Server, then: &mut dyn FnMut(Opened) -> Result<()>) -> Result<()> {
+        match self {
+            Action::BlockdevSnapshotSync(it) => it.open(server, then),
+            Action::DriveBackup(it) => it.open(server, then),
+            _ => then(Opened::Nothing),
+        }
+    }
+
+    /// Makes the change of a disk that is held still.
+    fn make(&self, still: Option<&mut Still<'_>>, opened: Opened) -> Result<Made> {
+        let Some(still) = still else { return Err(Error::Denied("the transaction aborts itself".into())) };
+        match (self, opened) {
+            (Action::BlockdevSnapshotSync(it), Opened::Overlay { file, hint }) => {
+                it.make(still, file, hint).map(|()| Made::Snapshot)
+            }
+            (Action::DriveBackup(it), Opened::Target(target)) => it.make(still, target).map(Made::Backup),
+            (Action::BlockDirtyBitmapAdd(it), _) => {
+                top(still)?.add_bitmap(&it.name, &it.wanted()?).map(|_| Made::Added)
+            }
+            (Action::BlockDirtyBitmapClear(it), _) => top(still)?.freeze_bitmap(&it.name, None).map(|_| Made::Cleared),
+            (Action::BlockDirtyBitmapEnable(it), _) => top(still)?.enable_bitmap(&it.name).map(|()| Made::Enabled),
+            (Action::BlockDirtyBitmapDisable(it), _) => top(still)?.disable_bitmap(&it.name).map(|()| Made::Disabled),
+            (Action::BlockdevSnapshotSync(_) | Action::DriveBackup(_) | Action::Abort {}, _) => {
+                Err(Error::Denied("the transaction aborts itself".into()))
+            }
+        }
+    }
+
+    /// All are made.
+    fn keep(&self, still: Option<&mut Still<'_>>, made: &Made) -> Result<()> {
+        match (still, made) {
+            (Some(still), Made::Cleared) => top(still)?.hand_over_bitmap(self.bitmap()),
+            _ => Ok(()),
+        }
+    }
+
+    /// As if it had never been made. A backup goes when its course is dropped.
+    fn take_back(&self, still: Option<&mut Still<'_>>, made: &Made) -> Result<()> {
+        let (Some(still), name) = (still, self.bitmap()) else { return Ok(()) };
+        match made {
+            Made::Snapshot => still.take_back_snapshot(),
+            Made::Backup(_) => Ok(()),
+            Made::Added => top(still)?.remove_bitmap(name),
+            Made::Cleared => top(still)?.take_back_bitmap(name),
+            Made::Enabled => top(still)?.disable_bitmap(name),
+            Made::Disabled => top(still)?.enable_bitmap(name),
+        }
+    }
+}
+
+fn top<'a>(still: &'a Still<'_>) -> Result<&'a Arc<Image>> {
+    still.chain().image(0)
+}
+
+/// Carries out `actions`. The jobs that they begin end together, or none of them well, if they are `grouped`.
+///
+/// They share one instant, so their order means little; but bitmaps are those of the layer on top, so snapshots come first.
+pub(super) fn carry_out(
+    server: &Arc<Server>,
+    mut actions: Vec<Action>,
+    grouped: bool,
+) -> std::result::Result<Value, Failure> {
+    actions.sort_by_key(|action| !matches!(action, Action::BlockdevSnapshotSync(_)));
+    let names = actions.iter().filter_map(Action::device);
+    let mut devices = names.map(|name| server.device(name).cloned()).collect::<std::result::Result<Vec<_>, _>>()?;
+    devices.sort_by(|one, other| one.name.cmp(&other.name));
+    devices.dedup_by(|one, other| one.name == other.name);
+    let mut seats = Vec::new();
+    for action in &actions {
+        seats.push(match action {
+            Action::DriveBackup(it) => Some((it, server.jobs.reserve(it.job())?)),
+            _ => None,
+        });
+    }
+    // Layers are named by their numbers meanwhile.
+    let _layers: Vec<_> = devices.iter().map(|device| lock(&device.layers)).collect();
+    let mut all = All { server, devices: &devices, actions: &actions, opened: Vec::new(), made: Vec::new() };
+    let result = all.open(0);
+    // Also those that are dropped take back what they began, and wait for the disks: these are no longer held.
+    let made = std::mem::take(&mut all.made);
+    result?;
+    let group = grouped.then(Group::new);
+    let mut jobs = Vec::new();
+    for (made, seat) in made.into_iter().zip(seats) {
+        if let (Made::Backup(course), Some((it, seat))) = (made, seat) {
+            let device = server.device(&it.device)?.clone();
+            jobs.push(begin(seat, device, course, it.options(), group.as_ref()));
+        }
+    }
+    jobs.iter().for_each(|job| job.start(server));
+    Ok(json!({}))
+}
+
+fn begin(
+    seat: Seat<'_>,
+    device: Arc<Device>,
+    course: Course,
+    options: Options,
+    group: Option<&Arc<Group>>,
+) -> Arc<Job> {
+    let job = Job::new(seat.name(), device, course, options, group.cloned());
+    group.into_iter().for_each(|group| group.join(&job));
+    seat.fill(job.clone());
+    job
+}
+
+struct All<'a> {
+    server: &'a Arc<Server>,
+    devices: &'a [Arc<Device>],
+    actions: &'a [Action],
+    opened: Vec<Opened>,
+    made: Vec<Made>,
+}
+
+impl All<'_> {
+    /// Opens what the actions from number `next` on need, and makes all.
+    fn open(&mut self, next: usize) -> Result<()> {
+        let Some(action) = self.actions.get(next) else { return self.make() };
+        action.open(self.server, &mut |opened| {
+            self.opened.push(opened);
+            self.open(next + 1)
+        })
+    }
+
+    fn make(&mut self) -> Result<()> {
+        let disks: Vec<Arc<Disk>> = self.devices.iter().map(|device| device.disk.clone()).collect();
+        let mut still = Disk::all_still(&disks);
+        for (action, opened) in self.actions.iter().zip(std::mem::take(&mut self.opened)) {
+            match action.make(self.disk_of(&mut still, action), opened) {
+                Ok(made) => self.made.push(made),
+                Err(error) => {
+                    for (action, made) in self.actions.iter().zip(&self.made).rev() {
+                        if let Err(error) = action.take_back(self.disk_of(&mut still, action), made) {
+                            self.server.report(&error.to_string());
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let kept = self.actions.iter().zip(&self.made);
+        kept.map(|(action, made)| action.keep(self.disk_of(&mut still, action), made)).collect()
+    }
+
+    fn disk_of<'a, 'b>(&self, still: &'a mut [Still<'b>], action: &Action) -> Option<&'a mut Still<'b>> {
+        let device = self.devices.iter().find(|device| Some(&*device.name) == action.device())?;
+        still.iter_mut().find(|still| Arc::ptr_eq(still.disk(), &device.disk))
+    }
+}
