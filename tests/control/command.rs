@@ -13,6 +13,57 @@ fn ask<S: AsRef<OsStr>>(server: &Server, arguments: impl IntoIterator<Item = S>)
     run(command().args(arguments).arg("--control").arg(&server.control))
 }
 
+/// Backups pushed and pulled, and a snapshot of two disks, by the command.
+#[test]
+fn backups_by_hand() {
+    let place = Place::new();
+    let model = overlay(&place);
+    lvd!("create", place.path("other.lvd"), "1M").ok();
+    let server = Server::launch(&place, command(), "both", &["-x", "disk", "-x", "two", "disk.lvd", "other.lvd"]);
+    let mut monitor = server.monitor();
+    monitor.ok("block-dirty-bitmap-add", json!({ "node": "disk", "name": "daily" }));
+    let path = |name: &str| place.path(name).display().to_string();
+    let end = |monitor: &mut crate::rig::Monitor| {
+        assert_eq!(monitor.until("BLOCK_JOB_COMPLETED")["error"], serde_json::Value::Null);
+        monitor.course("null");
+    };
+    ask(&server, ["job", "backup", "--bitmap", "daily", "disk", &path("0.lvd")]).ok();
+    end(&mut monitor);
+    server.guest().write(4096, &[7; 512]);
+    let mut model = model;
+    model[4096..4608].fill(7);
+    let previous = path("0.lvd");
+    ask(&server, ["job", "backup", "--bitmap", "daily", "-b", &previous, "--keep-bitmap", "disk", &path("1.lvd")]).ok();
+    end(&mut monitor);
+    ask(&server, ["job", "backup", "--bitmap", "daily", "-b", &previous, "disk", &path("2.lvd")]).ok();
+    end(&mut monitor);
+    holds(&place, "1.lvd", &model);
+    holds(&place, "2.lvd", &model);
+    ask(&server, ["job", "backup", "-O", "raw", "--bitmap", "daily", "disk", &path("raw")]).ok();
+    end(&mut monitor);
+    server.guest().write(8192, &[8; 512]);
+    model[8192..8704].fill(8);
+    ask(&server, ["job", "backup", "--bitmap", "daily", "--onto", "disk", &path("raw")]).ok();
+    end(&mut monitor);
+    crate::common::same(&std::fs::read(place.path("raw")).expect("there"), &model, "the raw copy");
+
+    ask(&server, ["job", "pull", "--bitmap", "daily", "-x", "two", "disk", &path("scratch")]).fails(1, "two exports");
+    monitor.course("null");
+    ask(&server, ["job", "pull", "--bitmap", "daily", "-x", "instant", "disk", &path("scratch")]).ok();
+    let uri = format!("nbd+unix:///instant?socket={}", server.nbd.display());
+    lvd!("convert", "-f", "raw", "-O", "raw", &uri, place.path("pulled")).ok();
+    crate::common::same(&std::fs::read(place.path("pulled")).expect("there"), &model, "what was pulled");
+    ask(&server, ["job", "complete", "disk"]).ok();
+    end(&mut monitor);
+
+    ask(&server, ["snapshot", "disk", &path("s1.lvd"), "two"]).fails(1, "comes with a FILE");
+    ask(&server, ["snapshot", "disk", &path("s1.lvd"), "two", &path("0.lvd")]).fails(1, "it exists");
+    assert!(!place.path("s1.lvd").exists());
+    ask(&server, ["snapshot", "disk", &path("s1.lvd"), "two", &path("s2.lvd")]).ok();
+    server.stop().ok();
+    holds(&place, "s1.lvd", &model);
+}
+
 #[test]
 fn jobs_by_hand() {
     let place = Place::new();

@@ -16,7 +16,7 @@ fn errors_are_one_clear_line() {
     let generic = "GenericError";
     let cases: Vec<(&str, Value, &str, &str)> = vec![
         ("blockdev-backup", json!({}), "CommandNotFound", "blockdev-backup"),
-        ("transaction", json!({}), "CommandNotFound", "transaction"),
+        ("blockdev-mirror", json!({}), "CommandNotFound", "blockdev-mirror"),
         ("query-version", json!({ "x": 1 }), generic, "unknown field `x`"),
         ("block-stream", json!({}), generic, "missing field `device`"),
         ("block-stream", json!({ "device": 1 }), generic, "expected a string"),

@@ -46,6 +46,110 @@ async def main():
 asyncio.run(main())
 "#;
 
+/// Drives every command that there is, and says which those are.
+const EVERY: &str = r#"
+import asyncio, contextlib, sys
+from qemu.qmp import ExecuteError, QMPClient
+
+async def main():
+    client = QMPClient("lvd")
+    await client.connect(sys.argv[1])
+    done = set()
+
+    async def do(name, /, **arguments):
+        done.add(name)
+        return await client.execute(name, {key.replace("__", "-"): value for key, value in arguments.items()})
+
+    async def until(job, status):
+        while True:
+            for info in await do("query-jobs"):
+                if info["id"] == job and info["status"] == status:
+                    return info
+            await asyncio.sleep(0.01)
+
+    async def gone(job):
+        while any(info["device"] == job for info in await do("query-block-jobs")):
+            await asyncio.sleep(0.01)
+
+    assert (await do("query-version"))["package"]
+    for name in ("a", "b"):
+        await do("block-dirty-bitmap-add", node="disk", name=name)
+    await do("block-dirty-bitmap-disable", node="disk", name="b")
+    await do("block-dirty-bitmap-enable", node="disk", name="b")
+    await do("block-dirty-bitmap-merge", node="disk", target="b", bitmaps=["a"])
+    await do("block-dirty-bitmap-clear", node="disk", name="a")
+    await do("block-dirty-bitmap-remove", node="disk", name="b")
+    await do("block-set-copy-on-read", device="disk", enable=True)
+    await do("block-stream", device="disk", job__id="s", speed=65536, auto__dismiss=False)
+    await do("job-pause", id="s")
+    await until("s", "paused")
+    await do("job-resume", id="s")
+    await do("block-job-set-speed", device="s", speed=0)
+    await until("s", "concluded")
+    await do("job-dismiss", id="s")
+
+    mirror = {"device": "disk", "job__id": "m", "format": "lvd", "sync": "full"}
+    await do("drive-mirror", target="m1.lvd", auto__finalize=False, auto__dismiss=False, **mirror)
+    await until("m", "ready")
+    await do("block-job-pause", device="m")
+    await until("m", "standby")
+    await do("block-job-resume", device="m")
+    await until("m", "ready")
+    await do("block-job-complete", device="m")
+    await until("m", "pending")
+    await do("block-job-finalize", id="m")
+    await until("m", "concluded")
+    await do("block-job-dismiss", id="m")
+    for verb, key in (("job-cancel", "id"), ("block-job-cancel", "device")):
+        await do("drive-mirror", target=verb + ".lvd", **mirror)
+        await until("m", "ready")
+        await do(verb, **{key: "m"})
+        await gone("m")
+
+    await do("blockdev-snapshot-sync", device="disk", snapshot__file="over.lvd")
+    add = {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "c"}}
+    await do("transaction", actions=[add])
+    await do("block-commit", device="disk", job__id="c")
+    await until("c", "ready")
+    await do("job-complete", id="c")
+    await gone("c")
+
+    await do("drive-backup", device="disk", job__id="p", target="scratch.raw", sync="none", bitmap="c", auto__finalize=False)
+    await until("p", "ready")
+    await do("block-export-add", type="nbd", id="e", node__name="p", bitmaps=["c"])
+    assert [export["id"] for export in await do("query-block-exports")] == ["e"]
+    await do("block-export-del", id="e")
+    await do("job-complete", id="p")
+    await until("p", "pending")
+    await do("job-finalize", id="p")
+    await gone("p")
+    await do("block_resize", device="disk", size=32 << 20)
+    assert (await do("query-block"))[0]["inserted"]["image"]["virtual-size"] == 32 << 20
+    known = {command["name"] for command in await do("query-commands")}
+    await do("quit")
+    # The negotiation is the client's own.
+    assert known - done == set(), known - done
+    print(len(known))
+    # The server may be gone first.
+    with contextlib.suppress(Exception):
+        await client.disconnect()
+
+asyncio.run(main())
+"#;
+
+#[test]
+fn qemu_qmp_drives_every_command() {
+    if !has_package() {
+        return;
+    }
+    let place = Place::new();
+    overlay(&place);
+    let mut server = Server::start(&place);
+    let told = run(Command::new("python3").args(["-c", EVERY]).arg(&server.control)).ok().text();
+    assert!(told.trim().parse::<u32>().is_ok_and(|count| count >= 35), "{told}");
+    server.end().ok();
+}
+
 #[test]
 fn qemu_qmp() {
     if !has_package() {

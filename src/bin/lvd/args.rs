@@ -719,6 +719,44 @@ pub enum Job {
         #[arg(value_name = "TARGET")]
         target: PathBuf,
     },
+    /// Begin to copy the disk as it is now; the guest goes on, and what it changes is copied first.
+    Backup {
+        #[command(flatten)]
+        job: NewJob,
+        /// The bitmap that tells what has changed, and begins a new count now if the backup ends well.
+        #[arg(long, value_name = "NAME")]
+        bitmap: Option<String>,
+        /// Leave the bitmap as it is: the next incremental backup has all of this one's changes too.
+        #[arg(long, requires = "bitmap")]
+        keep_bitmap: bool,
+        /// The backup before, by its path: copy only what has changed since, into an overlay of it.
+        #[arg(short = 'b', long = "parent", value_name = "PREVIOUS", requires = "bitmap")]
+        previous: Option<PathBuf>,
+        /// TARGET is a raw file or export that holds the disk as it was at the bitmap's start: copy only what has changed
+        /// since onto it.
+        #[arg(long, requires = "bitmap", conflicts_with = "previous")]
+        onto: bool,
+        /// Format of TARGET.
+        #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
+        output_format: OutputFormat,
+        #[arg(value_name = "TARGET")]
+        target: PathBuf,
+    },
+    /// Keep the disk as it is now for others to pull, as an export of its own, until the job is completed or cancelled.
+    Pull {
+        #[command(flatten)]
+        job: NewJob,
+        /// The bitmap that tells them what has changed (`qemu:dirty-bitmap:NAME`), and begins a new count now if the job is
+        /// completed.
+        #[arg(long, value_name = "NAME")]
+        bitmap: Option<String>,
+        /// The name of the export.
+        #[arg(short = 'x', long, value_name = "EXPORT")]
+        export: String,
+        /// A new file, which keeps what the guest overwrites meanwhile.
+        #[arg(value_name = "SCRATCH")]
+        scratch: PathBuf,
+    },
     /// List the jobs.
     List {
         #[command(flatten)]
@@ -754,12 +792,9 @@ pub enum Job {
 pub struct Snapshot {
     #[command(flatten)]
     pub control: Control,
-    /// The disk, by the name of its export.
-    #[arg(value_name = "DEVICE")]
-    pub device: String,
-    /// The new overlay, in which the guest goes on.
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// Disks, by the names of their exports, each with the new overlay in which its guest goes on. All at one instant, or none.
+    #[arg(value_names = ["DEVICE", "FILE"], num_args = 2.., required = true)]
+    pub overlays: Vec<PathBuf>,
 }
 
 #[derive(Args, Debug)]

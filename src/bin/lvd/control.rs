@@ -17,13 +17,39 @@ pub fn job(verb: &Job) -> Result<()> {
             begin(job, "block-commit", layers)
         }
         Job::Mirror { job, output_format, resume, target } => {
-            let format = match output_format {
-                OutputFormat::Lvd => "lvd",
-                OutputFormat::Raw => "raw",
-            };
+            let format = format_name(*output_format);
             let target = file(Some(target.as_path()))?;
             let more = json!({ "target": target, "format": format, "sync": "full", "resume": resume });
             begin(job, "drive-mirror", more)
+        }
+        Job::Backup { job, bitmap, keep_bitmap, previous, onto, output_format, target } => {
+            let incremental = previous.is_some() || *onto;
+            let (sync, mode) =
+                (if incremental { "bitmap" } else { "full" }, if *keep_bitmap { "never" } else { "on-success" });
+            let more = json!({
+                "target": file(Some(target))?,
+                "format": if *onto { "raw" } else { format_name(*output_format) },
+                "mode": if *onto { "existing" } else { "absolute-paths" },
+                "sync": sync,
+                "bitmap": bitmap,
+                "bitmap-mode": bitmap.as_ref().map(|_| mode),
+                "previous": file(previous.as_deref())?,
+            });
+            begin(job, "drive-backup", more)
+        }
+        Job::Pull { job, bitmap, export, scratch } => {
+            begin(job, "drive-backup", json!({ "target": file(Some(scratch))?, "sync": "none", "bitmap": bitmap }))?;
+            let node = job.id.as_ref().unwrap_or(&job.device);
+            let wanted = json!({
+                "type": "nbd", "id": node, "node-name": node, "name": export,
+                "bitmaps": bitmap.iter().collect::<Vec<_>>(),
+            });
+            let added = ask(&job.control, "block-export-add", wanted);
+            if added.is_err() {
+                // Nobody would reach what it keeps. The first failure is the one to be told.
+                let _ = ask(&job.control, "job-cancel", json!({ "id": node }));
+            }
+            added
         }
         Job::List { control, output } => list(control, output.json()),
         Job::Pause(job) => ask(&job.control, "job-pause", json!({ "id": job.id })),
@@ -40,9 +66,22 @@ pub fn job(verb: &Job) -> Result<()> {
 }
 
 pub fn snapshot(arguments: &Snapshot) -> Result<()> {
-    let file = file(Some(arguments.file.as_path()))?;
-    let wanted = json!({ "device": arguments.device, "snapshot-file": file, "format": "lvd" });
-    ask(&arguments.control, "blockdev-snapshot-sync", wanted)
+    let mut actions = Vec::new();
+    for pair in arguments.overlays.chunks(2) {
+        let [device, overlay] = pair else {
+            return Err(Error::Invalid("each DEVICE comes with a FILE".into()));
+        };
+        let data = json!({ "device": device, "snapshot-file": file(Some(overlay))?, "format": "lvd" });
+        actions.push(json!({ "type": "blockdev-snapshot-sync", "data": data }));
+    }
+    ask(&arguments.control, "transaction", json!({ "actions": actions }))
+}
+
+fn format_name(format: OutputFormat) -> &'static str {
+    match format {
+        OutputFormat::Lvd => "lvd",
+        OutputFormat::Raw => "raw",
+    }
 }
 
 /// Begins a job, of which `more` says what is its own.
