@@ -39,6 +39,12 @@ fn make_kit() -> Option<PathBuf> {
     None
 }
 
+/// An export as a block node. While there is no server the guest waits; nothing fails.
+pub fn nbd(socket: &Path, export: &str) -> String {
+    let socket = socket.display();
+    format!("driver=nbd,server.type=unix,server.path={socket},export={export},reconnect-delay=60")
+}
+
 /// A guest that runs, killed if a test fails.
 pub struct Guest {
     child: Child,
@@ -51,6 +57,13 @@ pub struct Guest {
 impl Guest {
     /// Boots with the disk that is served at `socket`, and with more `disks`, which are files of bytes.
     pub fn boot(kit: &Path, place: &Place, socket: &Path, disks: &[&Path]) -> Guest {
+        let raw = |disk: &&Path| format!("driver=file,filename={}", disk.display());
+        let nodes: Vec<String> = [nbd(socket, "")].into_iter().chain(disks.iter().map(raw)).collect();
+        Guest::boot_with(kit, place, &nodes)
+    }
+
+    /// Boots with the disks that QEMU's block `nodes` are.
+    pub fn boot_with(kit: &Path, place: &Place, nodes: &[String]) -> Guest {
         let console = place.path("console");
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args("-accel tcg -cpu max -machine q35 -m 256 -smp 1 -no-reboot".split(' '));
@@ -59,10 +72,7 @@ impl Guest {
         qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
         qemu.arg("-kernel").arg(kit.join("vmlinuz")).arg("-initrd").arg(kit.join("initrd.gz"));
         qemu.args(["-append", "console=ttyS0 quiet panic=-1"]);
-        // While there is no server the guest waits; nothing fails.
-        let nbd = format!("driver=nbd,server.type=unix,server.path={},reconnect-delay=60", socket.display());
-        let raw = |disk: &&Path| format!("driver=file,filename={}", disk.display());
-        for (number, node) in std::iter::once(nbd).chain(disks.iter().map(raw)).enumerate() {
+        for (number, node) in nodes.iter().enumerate() {
             qemu.arg("-blockdev").arg(format!("{node},node-name=d{number},discard=unmap"));
             qemu.arg("-device").arg(format!("virtio-blk-pci,drive=d{number}"));
         }

@@ -5,6 +5,7 @@
 //! | `machine` | the guest: QEMU, a kernel and an initial file system out of Debian packages (`kit.sh`, `init`) |
 //! | `files` | the guest's file system as the host sees it |
 //! | `jobs` | stream, snapshot, merge and mirror under the guest |
+//! | `managed` | the whole story by the control socket: two disks, backups, a move to other servers |
 //! | `log` | the guest's own log of its requests, as dm-log-writes keeps it |
 //! | `power` | that log again, on a simulated disk whose power fails |
 //! | `kills` | the server is killed under the guest, which reconnects; then both are |
@@ -20,5 +21,6 @@ mod jobs;
 mod kills;
 mod log;
 mod machine;
+mod managed;
 mod power;
 mod witness;
