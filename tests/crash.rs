@@ -100,9 +100,16 @@ fn every_step_is_needed() {
     assert!(missing.is_empty(), "nothing breaks without {missing:?}");
 }
 
-/// The first law that breaks on this thread, with the step that it leaves out.
-fn first_finding(_: Step) -> Option<(&'static str, String)> {
-    ALL.iter().chain(LONG).find_map(|scenario| {
+/// The first law that breaks on this thread, with the step that it leaves out. Where one of the long scenarios is about the
+/// step, that one comes first: the others would take minutes to find nothing.
+fn first_finding(step: Step) -> Option<(&'static str, String)> {
+    let about = match step {
+        Step::BackupDurable | Step::PointInTarget => "live backup",
+        Step::CountsBeforePivot => "live mirror, pivot",
+        _ => "",
+    };
+    let first = LONG.iter().filter(|scenario| scenario.name == about);
+    first.chain(ALL).chain(LONG).find_map(|scenario| {
         let report = catch_unwind(AssertUnwindSafe(|| Explorer::explore(scenario, Limits::SEARCH)));
         match report {
             Ok(report) => {

@@ -11,6 +11,7 @@ mod common;
 mod errors;
 mod hostile;
 mod jobs;
+mod kills;
 mod peers;
 mod rig;
 mod stories;
