@@ -148,8 +148,7 @@ impl DriveBackup {
         let granularity = self.granularity.unwrap_or(usual.granularity);
         let options = BackupOptions { bitmap: bitmap.filter(|_| begins), granularity };
         if self.sync == Sync::None {
-            let pull = still.pull(&target, &options)?;
-            return Ok(Course::Pull { pull, _scratch: target });
+            return still.pull(&target, &options).map(Course::Pull);
         }
         let plan = match bitmap.filter(|_| self.by_bitmap()) {
             None => BackupPlan::Full { target: &target, fresh: is_fresh(target.layer(0)?) },

@@ -32,7 +32,7 @@ pub(super) enum Course {
         far: bool,
     },
     /// Keeps what the disk was for others to read, until it is told that they have it.
-    Pull { pull: Pull, _scratch: Chain },
+    Pull(Pull),
 }
 
 /// What came of a step.
@@ -48,7 +48,7 @@ impl Course {
         match self {
             Course::Once { job, .. } => job.kind(),
             Course::Mirror { mirror, .. } => mirror.kind(),
-            Course::Pull { .. } => "backup",
+            Course::Pull(_) => "backup",
         }
     }
 
@@ -58,7 +58,7 @@ impl Course {
                 target.as_ref().is_some_and(|target| target.layers.iter().any(Layer::is_far))
             }
             Course::Mirror { far, .. } => *far,
-            Course::Pull { .. } => false,
+            Course::Pull(_) => false,
         }
     }
 
@@ -67,7 +67,7 @@ impl Course {
             Course::Once { job, .. } => {
                 job.step(BUDGET).map(|progress| Stepped { over: progress.held, ready: false, wait: progress.wait })
             }
-            Course::Pull { pull, .. } => {
+            Course::Pull(pull) => {
                 pull.device().check().map(|()| Stepped { over: false, ready: true, wait: Some(LOOK_AGAIN) })
             }
             Course::Mirror { mirror, .. } => {
@@ -80,7 +80,7 @@ impl Course {
     /// The disk of an instant, if it is kept for others.
     pub(super) fn point(&self) -> Option<Arc<PointInTime>> {
         match self {
-            Course::Pull { pull, .. } => Some(pull.device()),
+            Course::Pull(pull) => Some(pull.device()),
             Course::Once { .. } | Course::Mirror { .. } => None,
         }
     }
@@ -89,7 +89,7 @@ impl Course {
     pub(super) fn progress(&self) -> (u64, u64) {
         match self {
             Course::Once { job, .. } => (job.progress().done, job.progress().total),
-            Course::Pull { pull, .. } => (pull.device().copied_before(), pull.device().copied_before()),
+            Course::Pull(pull) => (pull.device().copied_before(), pull.device().copied_before()),
             Course::Mirror { mirror, .. } => {
                 let progress = mirror.progress();
                 (progress.copied, progress.copied + progress.behind)
@@ -102,7 +102,7 @@ impl Course {
             Course::Once { job, .. } => job.set_speed(speed),
             Course::Mirror { mirror, .. } => mirror.set_speed(speed),
             // What it copies a guest waits for.
-            Course::Pull { .. } => {}
+            Course::Pull(_) => {}
         }
     }
 
@@ -111,7 +111,7 @@ impl Course {
         match self {
             Course::Once { job, .. } => job.retry(),
             Course::Mirror { .. } => true,
-            Course::Pull { .. } => false,
+            Course::Pull(_) => false,
         }
     }
 
@@ -123,7 +123,7 @@ impl Course {
                 jobs::drive(job, |_| {})?;
                 target.as_ref().map_or(Ok(()), Chain::close)
             }
-            Course::Pull { pull, .. } => pull.end(),
+            Course::Pull(pull) => pull.end(),
             Course::Mirror { mirror, base, .. } => {
                 let left = device.disk.pivot(mirror)?;
                 // The guest has moved: what it has left can no longer fail the job.
@@ -138,7 +138,7 @@ impl Course {
     /// Leaves the target as the disk of this instant, and the guest where it is.
     pub(super) fn split(&self, device: &Device) -> Result<()> {
         match self {
-            Course::Once { .. } | Course::Pull { .. } => {
+            Course::Once { .. } | Course::Pull(_) => {
                 Err(Error::Invalid(format!("a {} ends in 'job-complete', or is cancelled", self.kind())))
             }
             Course::Mirror { mirror, .. } => device.disk.split(mirror)?.close(),
@@ -154,7 +154,7 @@ impl Course {
                     server.report(&error.to_string());
                 }
             }
-            Course::Pull { .. } => {}
+            Course::Pull(_) => {}
             Course::Mirror { mirror, base, .. } => {
                 // A resumable mirror is taken up where it was; what was not saved is copied again.
                 let saved = mirror.save();

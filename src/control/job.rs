@@ -371,7 +371,6 @@ impl Job {
         if let (Some(group), Err(_)) = (&self.group, &result) {
             group.fail();
         }
-        server.withdraw(&self.name);
         let mut state = self.state();
         if result.is_err() {
             self.enter(&mut state, Status::Aborting, server);
@@ -379,6 +378,8 @@ impl Job {
         state.progress = state.progress();
         let course = state.course.take();
         drop(state);
+        // From here on nobody finds its point in time.
+        server.withdraw(&self.name);
         // Whoever hears of the end may begin the next job: the disk is free by then. What that takes holds up no query.
         if let (Some(course), Err(_)) = (&course, &result) {
             course.abandon(&self.device, server);

@@ -217,8 +217,8 @@ impl All<'_> {
                 }
             }
         }
-        let kept = self.actions.iter().zip(&self.made);
-        kept.map(|(action, made)| action.keep(self.disk_of(&mut still, action), made)).collect()
+        let mut made = self.actions.iter().zip(&self.made);
+        made.try_for_each(|(action, made)| action.keep(self.disk_of(&mut still, action), made))
     }
 
     fn disk_of<'a, 'b>(&self, still: &'a mut [Still<'b>], action: &Action) -> Option<&'a mut Still<'b>> {

@@ -11,8 +11,8 @@ use crate::switch::{Step, skipped};
 use crate::sync::{Arc, Mutex, lock};
 use std::ops::Range;
 
-/// Copies a disk at rest, or what [`Disk::backup`](crate::live::Disk::backup) keeps of one that is not. A target that fails,
-/// or whose writer is killed, leaves the bitmap as if it had never begun.
+/// Copies a disk at rest, or, with [`Still::backup`](crate::live::Still::backup), one that is not. A target that fails, or
+/// whose writer is killed, leaves the bitmap as if it had never begun.
 #[derive(Debug)]
 pub struct Backup {
     copy: Mirror,

@@ -87,7 +87,7 @@ impl Disk {
 
     /// Holds the disk still: on return no request is under way, and the next one waits until what is returned is dropped.
     pub fn still(self: &Arc<Self>) -> Still<'_> {
-        Still { disk: self, serving: write(&self.serving) }
+        Still { disk: self, serving: write(&self.serving), left: None }
     }
 
     /// Holds several disks still at one instant. Two callers that want the same ones never wait for each other.
@@ -116,7 +116,6 @@ impl Disk {
         if let Some(old) = old.image() {
             image.take_over_bitmaps(old, bitmaps)?;
         }
-        old.lock(LockMode::Shared)?;
         Ok(image)
     }
 
@@ -393,6 +392,15 @@ impl Disk {
 pub struct Still<'a> {
     disk: &'a Arc<Disk>,
     serving: RwLockWriteGuard<'a, Serving>,
+    /// What is below a new overlay: others may read it when this is dropped.
+    left: Option<Layer>,
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        // Else they may not, which costs nobody anything.
+        let _ = self.left.as_ref().map(|left| left.lock(LockMode::Shared));
+    }
 }
 
 /// How a backup goes on beside its guest.
@@ -463,6 +471,9 @@ impl Still<'_> {
     pub fn snapshot(&mut self, storage: Arc<dyn Storage>, hint: String, granularity_shift: u8) -> Result<()> {
         self.serving.check_idle("a snapshot")?;
         self.serving.check_strange(&*storage)?;
+        if self.left.is_some() {
+            return Err(Error::Invalid("one instant has one snapshot of a disk".into()));
+        }
         let old = self.serving.chain.layer(0)?.clone();
         storage.lock(LockMode::Exclusive)?;
         // Durable and sealed before anything names it; the new file durable before the guest writes to it.
@@ -475,6 +486,7 @@ impl Still<'_> {
                 let layers =
                     std::iter::once(Layer::Lvd(Arc::new(image))).chain(self.serving.chain.layers.iter().cloned());
                 self.serving.chain = Arc::new(Chain::from_layers(layers.collect(), self.disk.host.clone()));
+                self.left = Some(old);
                 Ok(())
             }
             Err(error) => {
@@ -488,11 +500,11 @@ impl Still<'_> {
     /// is no layer of the disk any more.
     ///
     /// # Errors
-    /// The host's: the guest goes on with the overlay.
+    /// `Invalid` if there was none.
     pub fn take_back_snapshot(&mut self) -> Result<()> {
+        let none = || Error::Invalid("no snapshot was taken that could be taken back".into());
+        let old = self.left.take().ok_or_else(none)?;
         let overlay = self.serving.chain.image(0)?.clone();
-        let old = self.serving.chain.layer(1)?.clone();
-        old.lock(LockMode::Exclusive)?;
         let layers = self.serving.chain.layers[1..].to_vec();
         self.serving.chain = Arc::new(Chain::from_layers(layers, self.disk.host.clone()));
         go_on(&old, &overlay.bitmaps());
