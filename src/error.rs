@@ -104,6 +104,20 @@ impl Error {
         Error::Refused { file: file.into(), why: why.into(), violation }
     }
 
+    /// The file that it is about, if it is about one.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Error::Corrupt { file, .. }
+            | Error::Unsupported { file, .. }
+            | Error::Refused { file, .. }
+            | Error::Locked { file, .. }
+            | Error::NoSpace { file }
+            | Error::Io { file, .. }
+            | Error::Poisoned { file, .. } => Some(file),
+            Error::Invalid(_) | Error::Denied(_) | Error::Cancelled => None,
+        }
+    }
+
     /// The rule that the file breaks, if that is what went wrong.
     pub fn violation(&self) -> Option<Violation> {
         match self {

@@ -41,7 +41,9 @@ pub(super) struct DriveBackup {
     #[serde(default)]
     speed: u64,
     #[serde(default)]
-    on_error: OnError,
+    on_source_error: OnError,
+    #[serde(default)]
+    on_target_error: OnError,
     auto_finalize: Option<bool>,
     auto_dismiss: Option<bool>,
 }
@@ -79,7 +81,8 @@ impl DriveBackup {
     pub(super) fn options(&self) -> Options {
         Options {
             speed: self.speed,
-            on_error: self.on_error,
+            on_source_error: self.on_source_error,
+            on_target_error: self.on_target_error,
             auto_finalize: self.auto_finalize.unwrap_or(true),
             auto_dismiss: self.auto_dismiss.unwrap_or(true),
         }

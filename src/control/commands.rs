@@ -1,7 +1,7 @@
 //! All commands. Each is a structure of its arguments, which is also what a client may say.
 
 use super::backup::DriveBackup;
-use super::course::Course;
+use super::course::{Course, Files};
 use super::exports::{ExportAdd, ExportDel, QueryExports};
 use super::files::{TargetFormat, TargetMode};
 use super::job::{Job, OnError, Options};
@@ -9,7 +9,7 @@ use super::query;
 use super::server::{Device, Server};
 use super::transaction::{self, Action, Opened};
 use super::wire::{self, Class, Failure};
-use crate::chain::{Chain, Layer};
+use crate::chain::Chain;
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::image::{Image, NewBitmap};
@@ -183,10 +183,11 @@ fn complete(server: &Server, id: &str) -> Answer {
 
 /// What all commands that begin a job may say of how it is run.
 macro_rules! job_options {
-    ($it:ident, $on_error:expr) => {
+    ($it:ident, $on_source_error:expr, $on_target_error:expr) => {
         Options {
             speed: $it.speed,
-            on_error: $on_error,
+            on_source_error: $on_source_error,
+            on_target_error: $on_target_error,
             auto_finalize: $it.auto_finalize.unwrap_or(true),
             auto_dismiss: $it.auto_dismiss.unwrap_or(true),
         }
@@ -205,7 +206,7 @@ commands! {
         auto_finalize: Option<bool>,
         auto_dismiss: Option<bool>,
     } |it, server| {
-        let options = job_options!(it, it.on_error);
+        let options = job_options!(it, it.on_error, it.on_error);
         begin(server, &it.device, it.job_id, options, |device, chain| {
             let base = it.base.map(|name| server.files.layer(chain, &name)).transpose()?;
             Ok(Course::Once { job: Box::new(device.disk.stream(base)?), target: None })
@@ -224,13 +225,17 @@ commands! {
         auto_finalize: Option<bool>,
         auto_dismiss: Option<bool>,
     } |it, server| {
-        let options = job_options!(it, it.on_error);
+        let options = job_options!(it, it.on_error, it.on_error);
         begin(server, &it.device, it.job_id, options, |device, chain| {
             let layer = |name: &String| server.files.layer(chain, name);
             let top = it.top.as_ref().map_or(Ok(0), layer)?;
             let base = it.base.as_ref().map_or(Ok(chain.layers.len() - 1), layer)?;
             match top {
-                0 => Ok(Course::Mirror { mirror: device.disk.merge_active(base)?, base: Some(base), far: false }),
+                0 => Ok(Course::Mirror {
+                    mirror: device.disk.merge_active(base)?,
+                    base: Some(base),
+                    target: Files::of(&chain.layers[base..=base]),
+                }),
                 _ => Ok(Course::Once { job: Box::new(device.disk.merge(top, base)?), target: None }),
             }
         })
@@ -250,11 +255,12 @@ commands! {
         granularity: Option<u64>,
         resume: Option<String>,
         #[serde(default)] speed: u64,
-        #[serde(default)] on_error: OnError,
+        #[serde(default)] on_source_error: OnError,
+        #[serde(default)] on_target_error: OnError,
         auto_finalize: Option<bool>,
         auto_dismiss: Option<bool>,
     } |it, server| {
-        let options = job_options!(it, it.on_error);
+        let options = job_options!(it, it.on_source_error, it.on_target_error);
         let pace = match it.copy_mode {
             None => Pace::Bounded,
             Some(CopyMode::Background) => Pace::Background,
@@ -275,17 +281,17 @@ commands! {
             (None, Mode::AbsolutePaths) => TargetMode::New,
         };
         begin(server, &it.device, it.job_id, options, |device, chain| {
-            let (mut mirror, mut far) = (None, false);
+            let (mut mirror, mut files) = (None, Files::default());
             server.files.target(&it.target, it.format, chain.size(), mode, &mut |target| {
                 let disk = &device.disk;
-                far = target.layers.iter().any(Layer::is_far);
+                files = Files::of(&target.layers);
                 mirror = Some(match &it.resume {
                     Some(name) => disk.mirror_resumable(target, name, SYNC_GRANULE, &wanted)?,
                     None => disk.mirror_with(target, &wanted)?,
                 });
                 Ok(())
             })?;
-            mirror.map(|mirror| Course::Mirror { mirror, base: None, far }).ok_or(Error::Cancelled)
+            mirror.map(|mirror| Course::Mirror { mirror, base: None, target: files }).ok_or(Error::Cancelled)
         })
     }
 }

@@ -28,11 +28,26 @@ pub(super) enum Course {
         mirror: Arc<LiveMirror>,
         /// Of a merge, the number of the layer that is merged into: it and those below stay the disk's.
         base: Option<usize>,
-        /// Whether the target is on another machine.
-        far: bool,
+        /// What is copied into.
+        target: Files,
     },
     /// Keeps what the disk was for others to read, until it is told that they have it.
     Pull(Pull),
+}
+
+/// The files of a copy, for what is said of them later.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    names: Vec<String>,
+    /// One is on another machine.
+    far: bool,
+}
+
+impl Files {
+    pub(super) fn of(layers: &[Layer]) -> Files {
+        let names = layers.iter().flat_map(Layer::files).map(|file| file.name().to_owned()).collect();
+        Files { names, far: layers.iter().any(Layer::is_far) }
+    }
 }
 
 /// What came of a step.
@@ -57,7 +72,7 @@ impl Course {
             Course::Once { target, .. } => {
                 target.as_ref().is_some_and(|target| target.layers.iter().any(Layer::is_far))
             }
-            Course::Mirror { far, .. } => *far,
+            Course::Mirror { target, .. } => target.far,
             Course::Pull(_) => false,
         }
     }
@@ -74,6 +89,18 @@ impl Course {
                 let progress = mirror.step(BUDGET)?;
                 Ok(Stepped { over: false, ready: progress.ready, wait: progress.wait })
             }
+        }
+    }
+
+    /// Whether it copies into the file of that name, and from other files.
+    pub(super) fn copies_into(&self, file: &str) -> bool {
+        match self {
+            Course::Once { target, .. } => {
+                let files = target.as_ref().map(|target| Files::of(&target.layers)).unwrap_or_default();
+                files.names.iter().any(|name| name == file)
+            }
+            Course::Mirror { target, .. } => target.names.iter().any(|name| name == file),
+            Course::Pull(_) => false,
         }
     }
 

@@ -64,7 +64,9 @@ pub(super) enum OnError {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     pub(super) speed: u64,
-    pub(super) on_error: OnError,
+    /// What comes of an error of what is copied from, and of what is copied into. Where that is one disk, both are equal.
+    pub(super) on_source_error: OnError,
+    pub(super) on_target_error: OnError,
     pub(super) auto_finalize: bool,
     pub(super) auto_dismiss: bool,
 }
@@ -312,13 +314,15 @@ impl Job {
     fn fail(&self, state: &mut State, server: &Server) {
         let Some(error) = first_cause(std::mem::take(&mut state.errors)) else { return };
         let no_space = matches!(error, Error::NoSpace { .. });
-        let stop = match self.options.on_error {
+        let at_target = error.file().is_some_and(|file| state.course.as_ref().is_some_and(|it| it.copies_into(file)));
+        let policy = if at_target { self.options.on_target_error } else { self.options.on_source_error };
+        let stop = match policy {
             OnError::Report => false,
             OnError::Stop => true,
             OnError::Enospc => no_space,
         };
         let stop = stop && state.end.is_none() && state.course.as_ref().is_some_and(|course| course.retry());
-        let reads = matches!(&error, Error::Io { action, .. } if action.contains("read"));
+        let reads = !at_target && matches!(&error, Error::Io { action, .. } if action.contains("read"));
         let data = json!({
             "device": self.name,
             "operation": if reads { "read" } else { "write" },

@@ -173,10 +173,7 @@ fn limit_files(server: &Server, limit: &str) {
 fn no_space() {
     let place = Place::new();
     let model = overlay(&place);
-    // A write past the limit is to fail, not to kill.
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(command().get_program());
-    let server = Server::start_by(&place, shell);
+    let server = Server::start_by(&place, unkilled_by_limits());
     let mut monitor = server.monitor();
     limit_files(&server, "4194304");
 
@@ -212,6 +209,43 @@ fn no_space() {
     server.stop();
     std::fs::remove_file(place.path("base.lvd")).expect("removed");
     holds(&place, "disk.lvd", &model);
+}
+
+/// Story 64: source and target each have their policy.
+#[test]
+fn an_error_of_the_target_goes_by_its_own_policy() {
+    let place = Place::new();
+    let model = overlay(&place);
+    let server = Server::start_by(&place, unkilled_by_limits());
+    let mut monitor = server.monitor();
+    for command in ["drive-mirror", "drive-backup"] {
+        for (at_source, at_target, action) in [("stop", "report", "report"), ("report", "enospc", "stop")] {
+            let arguments = json!({
+                "device": "disk", "job-id": "m", "target": format!("{command}.lvd"), "sync": "full", "speed": 1 << 20,
+                "on-source-error": at_source, "on-target-error": at_target,
+            });
+            monitor.ok(command, arguments);
+            limit_files(&server, "1048576");
+            monitor.ok("block-job-set-speed", json!({ "device": "m", "speed": 0 }));
+            let event = monitor.until("BLOCK_JOB_ERROR");
+            assert_eq!((&event["action"], &event["operation"]), (&json!(action), &json!("write")), "{event}");
+            if action == "stop" {
+                monitor.course("paused");
+                monitor.ok("job-cancel", json!({ "id": "m" }));
+            }
+            monitor.course("null");
+            limit_files(&server, "unlimited");
+        }
+    }
+    server.stop().ok();
+    holds(&place, "disk.lvd", &model);
+}
+
+/// Begins a command whose writes past a limit fail, and do not kill.
+fn unkilled_by_limits() -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(command().get_program());
+    shell
 }
 
 /// All clients hear of everything, in the same order, whoever gave the command.
