@@ -59,6 +59,8 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("EPO-02", Test("a_writer_that_ignores_bitmaps_makes_them_stale")),
     ("EPO-03", CRASHES),
     ("EPO-07", Reading),
+    ("GRP-05", Refusing),
+    ("GRP-08", Test("what_a_group_says_is_durable_before_a_disk_is_written")),
     ("HDR-17", Reading),
     ("HDR-18", Refusing),
     ("HDR-19", Reading),

@@ -154,9 +154,12 @@ pub struct Opening {
     /// Open a chain although a parent is not the one, or not in the state, that its child names.
     #[arg(long)]
     pub trust_links: bool,
-    /// Open a file although it says that a merge into it or a copy to it has not ended.
+    /// Open a file although it says that a merge into it or a copy to it has not ended, or that it may have moved.
     #[arg(long)]
     pub ignore_marks: bool,
+    /// The file of a group of disks that move together: it says of those in it which are the disks.
+    #[arg(long, value_name = "FILE")]
+    pub group: Option<PathBuf>,
 }
 
 /// How a job runs.
