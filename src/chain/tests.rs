@@ -421,6 +421,16 @@ fn what_a_group_says_is_durable_before_a_disk_is_written() {
     assert_eq!(Image::read_header(&*disk).unwrap().group_mark, None);
 }
 
+/// What is found undecided may have been written to since.
+#[test]
+fn only_who_made_a_group_decides() {
+    let (file, _, _) = in_group(Decision::Undecided);
+    let found = Group::open(file.clone(), host()).unwrap();
+    assert!(matches!(found.decide(), Err(Error::Denied(_))));
+    assert!(matches!(Group::create(file.clone(), host()), Err(Error::Invalid(_))), "somebody may rely on it");
+    assert_eq!(Group::open(file, host()).unwrap().decision(), Decision::Undecided);
+}
+
 #[test]
 fn a_disk_that_has_moved_is_only_read() {
     let (file, disk, _) = in_group(Decision::Moved);

@@ -18,6 +18,8 @@ use crate::violation::Violation;
 pub struct Group {
     file: Arc<dyn Storage>,
     order: Order,
+    /// By this open.
+    made: bool,
 }
 
 impl Group {
@@ -34,7 +36,10 @@ impl Group {
         let mut header = Header::new(Kind::Group, Uuid(host.random()), Uuid(host.random()), 0, 0);
         header.decision = Some(Decision::Undecided);
         write_new(&*file, &header, SLOTS_END, SLOTS_END)?;
-        Group::read(file, host)
+        let group = Group { made: true, ..Group::read(file, host)? };
+        // So that the decision is one write and one barrier.
+        group.secure_found()?;
+        Ok(group)
     }
 
     /// Opens the file of a group, to open its disks by it. Others may do so too.
@@ -53,7 +58,7 @@ impl Group {
             return Err(Error::Denied(format!("{}: not the file of a group", file.name())));
         }
         chosen.header.check_size(file.size()?).map_err(|flaw| flaw.into_error(file.name(), None))?;
-        Ok(Group { order: Order::new(file.clone(), file.clone(), host, chosen, false, None), file })
+        Ok(Group { order: Order::new(file.clone(), file.clone(), host, chosen, false, None), file, made: false })
     }
 
     /// The group's identity, which the marks of its disks name.
@@ -66,14 +71,27 @@ impl Group {
         self.order.header().decision.unwrap_or(Decision::Undecided)
     }
 
-    /// Decides that the disks have moved; durable on return. Only whoever made the file may do so, while it holds all the
-    /// disks still.
+    /// Decides that the disks have moved; durable on return. Whoever calls it holds all of them still (GRP-13).
     ///
     /// # Errors
-    /// The host's. What the file says is then in doubt: nobody may write to either side of the disks any more, until they
-    /// are opened by it.
+    /// `Denied` if the file was not made by this open; the host's. What the file says is in doubt after the latter: nobody
+    /// may write to either side of the disks any more, until they are opened by it (GRP-14).
     pub fn decide(&self) -> Result<()> {
+        if !self.made {
+            return Err(Error::Denied(format!(
+                "{}: whoever made the group has not decided, so nobody does",
+                self.name()
+            )));
+        }
         self.order.change_header(Session::None, |header| header.decision = Some(Decision::Moved))
+    }
+
+    /// Makes the decision durable in the second slot as well: no more writes come that would do so by the way.
+    ///
+    /// # Errors
+    /// The host's. The decision stands.
+    pub fn settle(&self) -> Result<()> {
+        self.order.settle()
     }
 
     /// How errors name the group.

@@ -227,7 +227,7 @@ impl Order {
         if slots.begun {
             return Ok(());
         }
-        if let Some(group) = &self.group {
+        if let (Some(group), false) = (&self.group, skipped(Step::GroupSettled)) {
             group.secure_found()?;
         }
         if !skipped(Step::RewriteHeader) {

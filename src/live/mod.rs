@@ -4,13 +4,16 @@
 //! |---|---|
 //! | `disk` | what the guest holds on to while layers come and go beneath it; snapshot, stream, copy-on-read |
 //! | `mirror` | a second disk that becomes, and stays, what the guest's disk is; pivot and cancel |
+//! | `group` | pivots of several disks as one decision |
 //! | `lag` | which granules of the second disk are behind, and when a write must not add to them |
 
 mod disk;
+mod group;
 mod lag;
 mod mirror;
 #[cfg(test)]
 mod tests;
 
 pub use disk::Disk;
+pub use group::{Move, Moved, pivot_together};
 pub use mirror::{LiveMirror, MirrorOptions, MirrorProgress, Pace};
