@@ -43,6 +43,8 @@ struct Mirroring {
     mirror: Arc<LiveMirror>,
     /// What the guest is moved to at a pivot.
     target: Arc<Chain>,
+    /// A group has the pivot.
+    in_group: bool,
 }
 
 impl Disk {
@@ -279,7 +281,7 @@ impl Disk {
         let mut serving = write(&self.serving);
         serving.end(number);
         prepared?;
-        serving.mirror = Some(Mirroring { mirror: mirror.clone(), target });
+        serving.mirror = Some(Mirroring { mirror: mirror.clone(), target, in_group: false });
         Ok(mirror)
     }
 
@@ -336,10 +338,33 @@ impl Disk {
 
     /// Whether the mirror is this disk's, and its target was equal once.
     pub(super) fn check_ready(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
-        read(&self.serving).check_attached(mirror)?;
+        let serving = read(&self.serving);
+        serving.check_doubt()?;
+        serving.check_attached(mirror)?;
         match mirror.progress().ready {
             true => Ok(()),
             false => Err(Error::Denied(format!("the {} is not ready yet", mirror.kind()))),
+        }
+    }
+
+    /// Gives the pivot to the mirror's target to a group, if no other one has it.
+    pub(super) fn begin_move(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
+        self.check_ready(mirror)?;
+        let mut serving = write(&self.serving);
+        let name = serving.chain.name().to_string();
+        match serving.attached(mirror)? {
+            Mirroring { in_group: true, .. } => Err(Error::Denied(format!("{name}: it is in another group"))),
+            mirroring => {
+                mirroring.in_group = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The group has it no more.
+    pub(super) fn end_move(&self, mirror: &Arc<LiveMirror>) {
+        if let Ok(mirroring) = write(&self.serving).attached(mirror) {
+            mirroring.in_group = false;
         }
     }
 
@@ -459,6 +484,10 @@ impl Serving {
     fn check_attached(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
         let attached = self.mirror.as_ref().is_some_and(|mirroring| Arc::ptr_eq(&mirroring.mirror, mirror));
         if attached { Ok(()) } else { Err(not_attached()) }
+    }
+
+    fn attached(&mut self, mirror: &Arc<LiveMirror>) -> Result<&mut Mirroring> {
+        self.mirror.as_mut().filter(|mirroring| Arc::ptr_eq(&mirroring.mirror, mirror)).ok_or_else(not_attached)
     }
 
     /// What is to be overwritten must not be a file of this disk.

@@ -36,14 +36,14 @@ pub struct Moved {
 /// layers.
 ///
 /// # Errors
-/// `Invalid` for a merge, a disk that is named twice, or no disk at all; `Denied` before all mirrors are ready; what
-/// [`Group::create`], the last copies and barriers meet. All guests then go on with their sources, and so do the mirrors.
+/// `Invalid` for a merge, or no disk at all; `Denied` before all mirrors are ready, and for a disk that is in a group
+/// already, as the second time that it is named; what [`Group::create`], the last copies and barriers meet. All guests then go on with their sources, and so do the mirrors.
 ///
 /// If writing the decision itself fails nobody knows where the disks are (GRP-14): every disk then refuses writes and
 /// flushes as `Poisoned`, and its mirror has ended. Who opens the disks by the group's file is told which side counts.
 pub fn pivot_together(moves: &[Move], file: Arc<dyn Storage>) -> Result<Moved> {
     let Some(first) = moves.first() else { return Err(Error::Invalid("no disk is to move".into())) };
-    moves.iter().enumerate().try_for_each(|(index, one)| one.check(&moves[..index]))?;
+    let _claims = moves.iter().map(Move::claim).collect::<Result<Vec<_>>>()?;
     let group = Group::create(file, first.disk.chain().host().clone())?;
     let _completing: Vec<_> = moves.iter().map(|one| one.mirror.completing()).collect();
     match make_ready(moves, &group) {
@@ -60,20 +60,11 @@ pub fn pivot_together(moves: &[Move], file: Arc<dyn Storage>) -> Result<Moved> {
 fn make_ready<'a>(moves: &'a [Move], group: &Group) -> Result<Vec<RwLockWriteGuard<'a, Serving>>> {
     moves.iter().try_for_each(|one| one.mark(Some(group.uuid())))?;
     moves.iter().try_for_each(|one| one.mirror.catch_up())?;
-    let held = hold(moves);
+    // No two groups wait for each other here: no disk is in two.
+    let held: Vec<_> = moves.iter().map(|one| one.disk.held()).collect();
     moves.iter().zip(&held).try_for_each(|(one, serving)| serving.last_look(&one.mirror, true))?;
     held.iter().try_for_each(|serving| serving.secure_target())?;
     Ok(held)
-}
-
-/// Holds all disks still. Whoever holds several takes them in the order of their addresses, so that no two wait for each
-/// other.
-fn hold(moves: &[Move]) -> Vec<RwLockWriteGuard<'_, Serving>> {
-    let mut order: Vec<(usize, &Move)> = moves.iter().enumerate().collect();
-    order.sort_by_key(|(_, one)| Arc::as_ptr(&one.disk).addr());
-    let mut held: Vec<_> = order.into_iter().map(|(index, one)| (index, one.disk.held())).collect();
-    held.sort_by_key(|(index, _)| *index);
-    held.into_iter().map(|(_, serving)| serving).collect()
 }
 
 fn decide(moves: &[Move], mut held: Vec<RwLockWriteGuard<'_, Serving>>, group: &Group) -> Result<Moved> {
@@ -99,16 +90,23 @@ fn decide(moves: &[Move], mut held: Vec<RwLockWriteGuard<'_, Serving>>, group: &
     Ok(Moved { left, marks })
 }
 
+/// A move that is this group's until it is dropped.
+struct Claim<'a>(&'a Move);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.disk.end_move(&self.0.mirror);
+    }
+}
+
 impl Move {
-    /// Whether it may be one of a group in which `others` are already.
-    fn check(&self, others: &[Move]) -> Result<()> {
-        if others.iter().any(|other| Arc::ptr_eq(&other.disk, &self.disk)) {
-            return Err(Error::Invalid(format!("{}: it cannot move twice", self.disk.chain().name())));
-        }
+    /// Keeps other groups off, whose marks would take the place of this one's (GRP-13).
+    fn claim(&self) -> Result<Claim<'_>> {
         if self.mirror.kind() != "mirror" {
             return Err(Error::Invalid(format!("a {} does not move together with others", self.mirror.kind())));
         }
-        self.disk.check_ready(&self.mirror)
+        self.disk.begin_move(&self.mirror)?;
+        Ok(Claim(self))
     }
 
     /// Has `group` decide where the disk is, as both sides then say (GRP-09, GRP-10), or takes it out of its group. What is

@@ -113,12 +113,11 @@ pub(super) fn two(disk: &SimDisk) -> Result<Opened> {
 
 /// The files that are the disks now: of each exactly one opens for writing, and of both the same one.
 pub(super) fn side(disk: &SimDisk) -> Result<[&'static str; 2]> {
-    let opens = |name| chain(disk, Arc::new(SimHost::new(0)), name, true, None);
-    let found = MOVING.map(|sides| sides.map(opens));
-    match found.each_ref().map(|sides| sides.each_ref().map(Result::is_ok)) {
+    let opens = |name| chain(disk, Arc::new(SimHost::new(0)), name, true, None).is_ok();
+    match MOVING.map(|sides| sides.map(opens)) {
         [[true, false], [true, false]] => Ok(MOVING.map(|[source, _]| source)),
         [[false, true], [false, true]] => Ok(MOVING.map(|[_, target]| target)),
-        open => Err(Error::Invalid(format!("{open:?} of {MOVING:?} open for writing: {found:?}"))),
+        open => Err(Error::Invalid(format!("{open:?} of {MOVING:?} open for writing"))),
     }
 }
 

@@ -61,11 +61,11 @@ pub const ALL: &[&Scenario] = &[
     &live::STREAM,
     &live::MERGE_BELOW,
     &live::MIRROR_ABANDON,
+    &moving::GROUP_PIVOT,
 ];
 
 /// More, in which so much happens that [`Limits::USUAL`](super::crash::Limits::USUAL) take minutes.
-pub const LONG: &[&Scenario] =
-    &[&moving::GROUP_PIVOT, &live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MIRROR_RESUMED, &live::MERGE_ACTIVE];
+pub const LONG: &[&Scenario] = &[&live::MIRROR_PIVOT, &live::MIRROR_SPLIT, &live::MIRROR_RESUMED, &live::MERGE_ACTIVE];
 
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
 pub const LIFE: Scenario = Scenario { name: "a life", setup: bitmaps::overlay, body: |_| Ok(()), recover: |_| Ok(()) };
