@@ -29,12 +29,12 @@ def from_image(path):
 
 
 def from_vectors():
-    """The same of every image and sidecar in testdata/."""
+    """The same of every image, sidecar and group file in testdata/."""
     testdata = HERE.parent / "testdata"
     for entry in json.loads((testdata / "manifest.json").read_text())["vectors"]:
         path = testdata / entry["path"]
         for file in json.loads(path.read_text())["files"]:
-            if file["role"] in ("image", "sidecar"):
+            if file["role"] in ("image", "sidecar", "group"):
                 dump = path.with_name(file["dump"]).read_text() if file.get("dump") else ""
                 yield file["length"], from_dump(dump)
 

@@ -4,13 +4,14 @@ meta:
   file-extension:
     - lvd
     - lvb
+    - lvg
   license: MIT OR Apache-2.0
   ks-version: '0.11'
   endian: le
 
 doc: |
-  An image (`.lvd`) or a sidecar (`.lvb`) of version 1: two header slots, the records of each, and the sections that
-  they name. Guest byte `g` of an image is byte `data_offset + g` of the file; the data area is not described further.
+  An image (`.lvd`), a sidecar (`.lvb`) or a group file (`.lvg`) of version 1: two header slots, the records of each, and
+  the sections that they name. Guest byte `g` of an image is byte `data_offset + g` of the file; the data area is not described further.
 
   The pages in this folder are normative, this description follows them. Fields have the names of their tables. Where a
   field is held to rules, its text begins with their numbers, and it fails to parse if it breaks them. A rule about
@@ -25,7 +26,7 @@ doc: |
   * The checksums of sealed sectors (PAG-02). `sealed_sector.is_sealed` looks at the rest of PAG-01.
   * What holds among all records, or asks for one that is missing: that sections do not overlap each other, have
     different ids, and only one of them is the allocation section (SEC-05 to 07); what an overlay and a sidecar must
-    have (REC-09, SEC-09, SID-01); names and sections of bitmaps (BMP-03, BMP-04).
+    have (REC-09, SEC-09, SID-01), and a group and what is in one (GRP-01, GRP-04); names and sections of bitmaps (BMP-03, BMP-04).
   * What depends on how a file is opened and on what with: HDR-09, chains, volumes, epochs.
 doc-ref: spec/README.md
 
@@ -102,15 +103,15 @@ types:
         type: u8
         valid:
           expr: >-
-            kind == kind::sidecar ? _ == 0 : _ % 4096 == 0 and _ >= 131072 and _ <= 0x1000_0000_0000_0000
-        doc: HDR-14. File offset of guest byte 0; 0 in a sidecar.
+            kind != kind::image ? _ == 0 : _ % 4096 == 0 and _ >= 131072 and _ <= 0x1000_0000_0000_0000
+        doc: HDR-14. File offset of guest byte 0; 0 in any other file than an image.
       - id: incompat
         type: u8
         valid: 0
         doc: HDR-08. A reader that does not know a set bit refuses, whatever the other fields say.
       - id: ro_compat
         type: u8
-        doc: HDR-09. A writer that does not know a set bit opens read-only.
+        doc: HDR-09. A writer that does not know a set bit opens read-only. Bit 0 comes with a group mark (GRP-04).
       - id: compat
         type: u8
         doc: HDR-21. May be ignored by all.
@@ -130,12 +131,17 @@ types:
         valid:
           expr: record_list.records.size == record_count
         doc: REC-01. The records fill the header exactly, as many as it says.
+      - id: grp_02
+        size: 0
+        valid:
+          expr: kind != kind::group or virtual_size == 0
+        doc: GRP-02. A group file holds no disk.
     instances:
       hdr_16:
         pos: 0
         size: 0
         valid:
-          expr: kind == kind::sidecar or data_offset + virtual_size <= _root._io.size
+          expr: kind != kind::image or data_offset + virtual_size <= _root._io.size
         doc: HDR-16. The file of an image reaches the end of its data area.
 
   uuid:
@@ -192,6 +198,8 @@ types:
             record_type::host: host
             record_type::bitmap: bitmap_payload
             record_type::point: point_payload
+            record_type::group_mark: group_mark
+            record_type::decision: decision
             _: unknown_payload
         valid:
           expr: _._io.eof
@@ -204,35 +212,50 @@ types:
       - id: rec_03
         size: 0
         valid:
-          expr: may_be_required or not is_required
+          expr: is_known or not is_required
         doc: REC-03. No required record is unknown; bitmaps and points are never required (BMP-01).
       - id: rec_06
         size: 0
         valid:
           expr: >-
-            not may_be_required or place == 0 or record_type != previous.record_type
+            not is_known or place == 0 or record_type != previous.record_type
             or record_type == record_type::section
             and (place < 64 or _parent.records[place - 64].record_type != record_type::section)
-        doc: REC-06. At most one parent, mark and host, and at most 64 sections; those of one type are neighbours.
+        doc: >-
+          REC-06. At most one parent, mark of a kind, host and decision, and at most 64 sections; those of one type are
+          neighbours.
       - id: rec_11
         size: 0
         valid:
           expr: >-
-            is_required or not may_be_required
+            record_type == record_type::group_mark ? not is_required : is_required or not is_known
             or record_type == record_type::section and payload.as<section>.kind != section_kind::allocation
-        doc: REC-11. A parent, a mark, a host and an allocation section are in required records.
+        doc: >-
+          REC-11. A parent, a merge or copy mark, a host, a decision and an allocation section are in required records, a
+          group mark is not.
+      - id: grp_02
+        size: 0
+        valid:
+          expr: >-
+            _parent._parent.kind != kind::group or not is_known or record_type == record_type::decision
+        doc: GRP-02. A group file holds nothing of a disk.
     instances:
       is_required:
         value: (flags & 1) == 1
-      may_be_required:
-        value: record_type.to_i >= record_type::section.to_i and record_type.to_i <= record_type::host.to_i
+      is_known:
+        value: >-
+          record_type.to_i >= record_type::section.to_i and record_type.to_i <= record_type::host.to_i
+          or record_type == record_type::group_mark or record_type == record_type::decision
+        doc: Its rules are the file's; a bitmap or a point that breaks one is none (BMP-01).
       least_length:
         value: >-
           record_type == record_type::section ? 56 :
           record_type == record_type::parent ? 64 :
           record_type == record_type::merge_mark ? 48 :
           record_type == record_type::copy_mark ? 32 :
-          record_type == record_type::host ? 32 : 0
+          record_type == record_type::host ? 32 :
+          record_type == record_type::group_mark ? 32 :
+          record_type == record_type::decision ? 16 : 0
       previous:
         value: _parent.records[place - 1]
         if: place > 0
@@ -299,7 +322,7 @@ types:
         size: 0
         valid:
           expr: >-
-            header.kind == kind::sidecar or header.virtual_size == 0 or length == 0
+            header.kind != kind::image or header.virtual_size == 0 or length == 0
             or offset + length <= header.data_offset
             or offset >= header.data_offset + header.virtual_size
         doc: SEC-05. The section does not overlap the data area.
@@ -488,7 +511,7 @@ types:
       - id: sid_01
         size: 0
         valid:
-          expr: header.kind == kind::sidecar
+          expr: header.kind != kind::image
         doc: SID-01. An image has no host.
     instances:
       header:
@@ -507,6 +530,47 @@ types:
         doc: Nanoseconds since 1970.
       - id: inode
         type: u8
+
+  group_mark:
+    doc: A group decides whether the disk has moved to a copy of it (GRP-06).
+    doc-ref: spec/groups.md#2-marks
+    seq:
+      - id: group
+        type: uuid
+        valid:
+          expr: not _.is_nil
+        doc: GRP-04
+      - id: reserved
+        size: 16
+        valid:
+          expr: _.max == 0
+        doc: REC-05
+      - id: grp_04
+        size: 0
+        valid:
+          expr: (_parent._parent._parent.ro_compat & 1) == 1
+        doc: GRP-04. The feature says that there is a group mark.
+
+  decision:
+    doc: What a group has decided.
+    doc-ref: spec/groups.md#1-the-groups-file
+    seq:
+      - id: decision
+        type: u4
+        enum: group_decision
+        valid:
+          in-enum: true
+        doc: GRP-03
+      - id: reserved
+        size: 12
+        valid:
+          expr: _.max == 0
+        doc: REC-05
+      - id: grp_01
+        size: 0
+        valid:
+          expr: _parent._parent._parent.kind == kind::group
+        doc: GRP-01. No other file has a decision.
 
   # Dirty bitmaps and backup points. A record that breaks their rules is none, and no fault of the file (BMP-01). They
   # are instances hence: only who asks for one is told.
@@ -589,6 +653,7 @@ enums:
   kind:
     1: image
     2: sidecar
+    3: group
   state:
     0:
       id: closed
@@ -607,6 +672,8 @@ enums:
     5: host
     6: bitmap
     7: point
+    8: group_mark
+    9: decision
   section_kind:
     1:
       id: allocation
@@ -629,6 +696,9 @@ enums:
   host_format:
     1: lvd
     2: raw
+  group_decision:
+    0: undecided
+    1: moved
   bitmap_state:
     0: disabled
     1: recording

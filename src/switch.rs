@@ -73,6 +73,11 @@ steps! {
     ZerosPastShort "ORD-83" "what a short layer hides is written as zeros into the base"
     MarkBetween "ORD-84" "layers between the ends of a merge carry a mark before the base changes"
     CopyMark "ORD-90" "a copy carries its mark until all of it is durable"
+    GroupSettled "GRP-08" "what a group's file says is durable before a writer relies on it"
+    SourcesMarked "GRP-09" "every source says that it is in the group, durably, before the decision"
+    TargetsMarked "GRP-10" "every target names the group in its copy mark, durably, before the decision"
+    TargetsDurable "GRP-11" "every target is a whole copy, durably, before the decision"
+    DecisionFirst "GRP-12" "the decision is durable before a target loses its mark and before a guest is moved"
     CountsBeforePivot "ORD-97" "the target counts, durably, before the guest is moved to it"
 }
 

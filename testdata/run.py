@@ -34,9 +34,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 SECTOR = 512
 WHOLE = 1 << 20                         # of stretches up to this length all is read, of longer ones the ends
 OPENS = ("valid", "damaged")            # results of an open that succeeds
-OPENING = ("open", "parents", "volume", "beside", "depth", "trust_links", "ignore_marks")
+OPENING = ("open", "parents", "volume", "beside", "group", "depth", "trust_links", "ignore_marks")
 HEADER = ("kind", "state", "sequence", "uuid", "epoch", "virtual_size", "data_offset", "complete", "granule",
-          "parent", "merge_mark", "copy_mark")
+          "parent", "merge_mark", "copy_mark", "group_mark")
 BITMAP = ("name", "sync", "state", "granularity", "since", "trust", "dirty")
 JOBS = ("stream", "merge", "copy", "rebase", "run", "finish", "pivot")
 
@@ -110,7 +110,7 @@ class Trial:
 
     def needs(self, case):
         is_qed = any(name.endswith(".qed") for name in case.get("parents", ()))
-        needs = {"sidecars": "volume" in case, "bitmaps": "beside" in case, "qed": is_qed}
+        needs = {"sidecars": "volume" in case, "bitmaps": "beside" in case, "groups": "group" in case, "qed": is_qed}
         return {feature for feature, is_needed in needs.items() if is_needed}
 
     def opening(self, case, write=False):
@@ -253,7 +253,7 @@ class Trial:
     def judge_check(self, process, case):
         """A check finds a rule that an open fails for, and nothing in a file that is right by itself."""
         broken = case.get("broken", [])
-        with_others = "parents" in case or "SID-02" in broken or "beside" in case and broken
+        with_others = "parents" in case or "SID-02" in broken or ("beside" in case or "group" in case) and broken
         if with_others or case["result"] not in (*OPENS, "invalid"):
             return
         answer = process.do("check", **{name: case[name] for name in ("open", "volume") if name in case})
@@ -353,7 +353,7 @@ class Trial:
             if header["sequence"] < before["sequence"] + is_newer:
                 raise Failure(f"sequence: {header['sequence']}, and was {before['sequence']} before")
             found["new_epoch"] = header["epoch"] != before["epoch"]
-        for name in sorted(after.keys() - {"disk", "perhaps"} | {"merge_mark"}):
+        for name in sorted(after.keys() - {"disk", "perhaps"} | {"merge_mark", "copy_mark", "group_mark"}):
             same(name, found.get(name), after.get(name))
 
     # Without an adapter

@@ -21,7 +21,7 @@ fn vectors() -> Vec<Vector> {
 fn specification() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("spec");
     let page = |file| fs::read_to_string(root.join(file)).unwrap();
-    ["format.md", "chain.md", "foreign.md", "ordering.md", "bitmaps.md"].map(page).concat()
+    ["format.md", "chain.md", "foreign.md", "ordering.md", "groups.md", "bitmaps.md"].map(page).concat()
 }
 
 /// The rules that `case` says are broken, by the file or by a record that is no bitmap.

@@ -3,8 +3,8 @@
 use crate::chain::{Chain, Layer, ParentPolicy, RawDevice};
 use crate::error::{Error, Result};
 use crate::foreign::Qed;
-use crate::format::{CopyMark, Header, Parent, ParentFormat, Uuid};
-use crate::image::{Image, OpenOptions};
+use crate::format::{Header, Parent, ParentFormat, Uuid};
+use crate::image::{Group, Image, OpenOptions, check_place};
 use crate::limits::DEFAULT_DEPTH;
 use crate::storage::{FileId, Host, LockMode, Storage};
 use crate::switch::require;
@@ -22,8 +22,10 @@ pub struct ChainOptions {
     pub depth: usize,
     /// Takes a parent that is not the one, or not in the epoch, that its child names (CHN-03).
     pub trust_links: bool,
-    /// Opens files that are being merged into or are no copies yet (CHN-04, CHN-06).
+    /// Opens files that are being merged into, are no copies yet or may have moved (CHN-04, CHN-06, GRP-06).
     pub ignore_marks: bool,
+    /// The group by whose decision marked files are opened (CHN-06, GRP-06).
+    pub group: Option<Arc<Group>>,
     /// Most bytes of bitmap, or of tables, kept in memory for each layer.
     pub cache_bytes: u64,
 }
@@ -36,6 +38,7 @@ impl Default for ChainOptions {
             depth: DEFAULT_DEPTH,
             trust_links: false,
             ignore_marks: false,
+            group: None,
             cache_bytes: 16 << 20,
         }
     }
@@ -140,7 +143,8 @@ impl<'a> Opening<'a> {
 
     fn image_options(&self) -> OpenOptions {
         // The marks are checked here, where it is known through which link the image is opened.
-        OpenOptions { write: self.write(), cache_bytes: self.options.cache_bytes, ignore_marks: true }
+        let (cache_bytes, group) = (self.options.cache_bytes, self.options.group.clone());
+        OpenOptions { write: self.write(), cache_bytes, ignore_marks: true, group }
     }
 
     /// Locks a file, after making sure that it is not in the chain already: the second lock would wait for the first.
@@ -220,18 +224,12 @@ impl<'a> Opening<'a> {
         Ok(Layer::Foreign(Arc::new(Qed::open(storage, self.options.cache_bytes)?)))
     }
 
-    /// CHN-04 and CHN-06: a marked file opens only as its mark allows.
+    /// CHN-04, CHN-06 and GRP-06: a marked file opens only as its mark allows.
     fn check_marks(&self, name: &str, header: &Header, link: Option<&Parent>) -> Result<()> {
         if self.options.ignore_marks {
             return Ok(());
         }
-        if let Some(CopyMark { group }) = &header.copy_mark {
-            let why = match group.is_nil() {
-                true => "it is not a copy yet: the job that fills it has not finished".to_string(),
-                false => format!("it is not a copy yet: the jobs of group {group} have not finished"),
-            };
-            require(false, Violation::Copying, |rule| Error::refused(name, why, rule))?;
-        }
+        check_place(name, header, self.write(), self.options.group.as_deref())?;
         let Some(mark) = &header.merge_mark else { return Ok(()) };
         let beneath = self.uuids.contains(&mark.child_uuid);
         let allowed = beneath

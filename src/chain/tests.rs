@@ -1,8 +1,9 @@
 //! Which chains open, and which are refused by which rule.
 
 use super::*;
-use crate::format::{Identity, MergeMark, Parent, ParentFormat, Uuid};
-use crate::image::{CreateOptions, Image, OpenOptions};
+use crate::device::BlockDevice;
+use crate::format::{Decision, Identity, MergeMark, Parent, ParentFormat, Uuid};
+use crate::image::{CreateOptions, Group, Image, OpenOptions};
 use crate::storage::{FileId, LockMode, MemoryStorage, OsHost, Storage};
 use crate::sync::{Mutex, lock};
 use crate::violation::Violation;
@@ -381,4 +382,87 @@ fn a_raw_device_stays_failed() {
     let reader = RawDevice::new(storage, false).unwrap();
     assert!(matches!(reader.write_at(&[3], 0), Err(Error::Denied(_))));
     assert!(reader.flush().is_ok());
+}
+
+/// The file of a group, as its creator left it, and a disk that is in it.
+fn in_group(decision: Decision) -> (Arc<MemoryStorage>, Arc<MemoryStorage>, Uuid) {
+    let file = Arc::new(MemoryStorage::new("group"));
+    let group = Group::create(file.clone(), host()).unwrap();
+    if decision == Decision::Moved {
+        group.decide().unwrap();
+    }
+    let disk = image("disk", None);
+    with_image(&disk, |image| image.set_group_mark(Some(group.uuid())));
+    (file, disk, group.uuid())
+}
+
+fn by_group(file: &Arc<MemoryStorage>) -> ChainOptions {
+    let group = Some(Arc::new(Group::open(file.clone(), host()).unwrap()));
+    ChainOptions { write: true, group, ..ChainOptions::default() }
+}
+
+/// A process decided and was killed; the decision was in the page cache alone. The next one opened the disk by it and wrote,
+/// and a power loss took the decision back: the other side of the disk could be written too.
+#[test]
+fn what_a_group_says_is_durable_before_a_disk_is_written() {
+    let (file, disk, _) = in_group(Decision::Undecided);
+    assert_eq!(refused(open_with(&[&disk], &ChainOptions { write: true, ..Default::default() })), Violation::Moved);
+    let watched = Watched::new(&file);
+    let group = Some(Arc::new(Group::open(watched.clone(), host()).unwrap()));
+    let options = ChainOptions { write: true, group, ..ChainOptions::default() };
+    let chain = open_with(&[&disk], &options).unwrap();
+    // The group's file takes no write: so none comes to the disk either.
+    let before = Image::read_header(&*disk).unwrap();
+    assert!(chain.write_at(&[1], 0).is_err());
+    assert_eq!(Image::read_header(&*disk).unwrap(), before);
+    drop(chain);
+    let chain = open_with(&[&disk], &by_group(&file)).unwrap();
+    chain.write_at(&[1], 0).unwrap();
+    assert_eq!(Image::read_header(&*disk).unwrap().group_mark, None);
+}
+
+/// What is found undecided may have been written to since.
+#[test]
+fn only_who_made_a_group_decides() {
+    let (file, _, _) = in_group(Decision::Undecided);
+    let found = Group::open(file.clone(), host()).unwrap();
+    assert!(matches!(found.decide(), Err(Error::Denied(_))));
+    assert!(matches!(Group::create(file.clone(), host()), Err(Error::Invalid(_))), "somebody may rely on it");
+    assert_eq!(Group::open(file, host()).unwrap().decision(), Decision::Undecided);
+}
+
+#[test]
+fn a_disk_that_has_moved_is_only_read() {
+    let (file, disk, _) = in_group(Decision::Moved);
+    assert_eq!(refused(open_with(&[&disk], &by_group(&file))), Violation::Moved);
+    assert!(open(&[&disk]).is_ok());
+    let looking = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
+    let chain = open_with(&[&disk], &looking).unwrap();
+    chain.write_at(&[1], 0).unwrap();
+    chain.close().unwrap();
+    assert!(Image::read_header(&*disk).unwrap().group_mark.is_some(), "an override leaves the mark");
+}
+
+#[test]
+fn a_copy_is_one_once_its_group_has_moved() {
+    for decision in [Decision::Undecided, Decision::Moved] {
+        let (file, _, group) = in_group(decision);
+        let copy = Arc::new(MemoryStorage::new("copy"));
+        let options = CreateOptions { virtual_size: SIZE, copy_mark: true, ..CreateOptions::default() };
+        Image::create(&*copy, &*host(), &options).unwrap();
+        assert_eq!(refused(open_with(&[&copy], &by_group(&file))), Violation::Copying);
+        with_image(&copy, |image| image.set_copy_group(group));
+        assert_eq!(refused(open(&[&copy])), Violation::Copying);
+        let chain = open_with(&[&copy], &by_group(&file));
+        if decision == Decision::Undecided {
+            assert_eq!(refused(chain), Violation::Copying);
+            continue;
+        }
+        let chain = chain.unwrap();
+        chain.flush().unwrap();
+        assert!(Image::read_header(&*copy).unwrap().copy_mark.is_some(), "nothing was written");
+        chain.write_at(&[1], 0).unwrap();
+        chain.close().unwrap();
+        assert!(open(&[&copy]).is_ok());
+    }
 }

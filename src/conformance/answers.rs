@@ -46,6 +46,7 @@ pub fn facts(header: &Header) -> Facts {
         }),
         merge_mark: header.merge_mark.as_ref().map(mark),
         copy_mark: header.copy_mark.map(|mark| mark.group.to_string()),
+        group_mark: header.group_mark.map(|mark| mark.group.to_string()),
     }
 }
 

@@ -4,7 +4,7 @@ use super::words::{Opening, Operation};
 use crate::chain::{Chain, ChainOptions, GivenParents, Layer};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::image::{CreateOptions, Image, OpenOptions};
+use crate::image::{CreateOptions, Group, Image, OpenOptions};
 use crate::jobs::{Job, Merge, Mirror, Rebase, Stream, Work, drive};
 use crate::live::{Disk, LiveMirror, MirrorOptions};
 use crate::storage::{Host, LockMode, Storage};
@@ -47,6 +47,11 @@ fn on_parents(place: &dyn Place, top: &str, parents: &[String], options: &ChainO
     Chain::open(place.open(top, options.write)?, place.host().clone(), &policy, options)
 }
 
+/// Opens the file of a group.
+fn group(place: &dyn Place, name: &str, write: bool) -> Result<Arc<Group>> {
+    Group::open(place.open(name, write)?, place.host().clone()).map(Arc::new)
+}
+
 /// Opens files as a disk.
 ///
 /// # Errors
@@ -54,6 +59,7 @@ fn on_parents(place: &dyn Place, top: &str, parents: &[String], options: &ChainO
 pub fn open(place: &dyn Place, opening: &Opening) -> Result<Chain> {
     let write = opening.write;
     let down_to = opening.down_to.as_ref().and_then(|name| opening.parents.iter().position(|parent| parent == name));
+    let group = opening.group.as_ref().map(|name| group(place, name, write)).transpose()?;
     let usual = ChainOptions::default();
     let options = ChainOptions {
         write,
@@ -61,6 +67,7 @@ pub fn open(place: &dyn Place, opening: &Opening) -> Result<Chain> {
         depth: opening.depth.unwrap_or(usual.depth),
         trust_links: opening.trust_links,
         ignore_marks: opening.ignore_marks,
+        group,
         ..usual
     };
     let host = || place.host().clone();

@@ -36,9 +36,12 @@ pub struct Opening {
     /// The caller overrides CHN-03.
     #[serde(default)]
     pub trust_links: bool,
-    /// The caller overrides CHN-04 and CHN-06.
+    /// The caller overrides CHN-04, CHN-06 and GRP-06.
     #[serde(default)]
     pub ignore_marks: bool,
+    /// The file of the group by whose decision marked files are opened.
+    #[serde(default)]
+    pub group: Option<String>,
 }
 
 /// How an open ends.
@@ -89,6 +92,9 @@ pub struct Facts {
     /// The group of the copy mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_mark: Option<String>,
+    /// The group that decides whether the disk has moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_mark: Option<String>,
 }
 
 /// A dirty bitmap; a frozen one and its successor are one.

@@ -7,6 +7,7 @@ use super::files::{TargetFormat, TargetMode};
 use super::job::{Job, OnError, Options};
 use super::query;
 use super::server::{Device, Server};
+use super::together::Together;
 use super::transaction::{self, Action, Opened};
 use super::wire::{self, Class, Failure};
 use crate::chain::Chain;
@@ -57,6 +58,7 @@ const COMMANDS: &[Entry] = &[
     ("drive-mirror", perform::<DriveMirror>),
     ("job-cancel", perform::<JobCancel>),
     ("job-complete", perform::<JobComplete>),
+    ("job-complete-together", perform::<JobCompleteTogether>),
     ("job-dismiss", perform::<JobDismiss>),
     ("job-finalize", perform::<JobFinalize>),
     ("job-pause", perform::<JobPause>),
@@ -143,6 +145,27 @@ commands! {
     JobComplete { id: String } |it, server| complete(server, &it.id)
 
     BlockJobComplete { device: String } |it, server| complete(server, &it.device)
+
+    /// Moves the guests of several ready mirrors as one decision, which is written to the new file `group`: after a crash all
+    /// have moved, or none.
+    JobCompleteTogether { ids: Vec<String>, group: String } |it, server| {
+        let mut ids = it.ids;
+        ids.sort();
+        if ids.is_empty() || ids.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Failure::generic("'ids' are different jobs, one at least"));
+        }
+        let jobs = ids.iter().map(|id| server.jobs.find(id)).collect::<Result<Vec<_>, _>>()?;
+        jobs.iter().try_for_each(|job| job.check_together())?;
+        let together = Together::new(server.files.group(&it.group)?, jobs.len());
+        for job in &jobs {
+            if let Err(failure) = job.complete_together(together.clone()) {
+                // It is about to end otherwise. Those before it find that they do not move.
+                together.fail();
+                return Err(failure);
+            }
+        }
+        done()
+    }
 
     JobFinalize { id: String } |it, server| {
         server.jobs.find(&it.id)?.finalize()?;

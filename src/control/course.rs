@@ -1,10 +1,11 @@
 //! The engine's part of a job, behind one face: what goes through the disk once, and what keeps up with the guest.
 
 use super::server::{Device, Server};
+use super::together::Together;
 use crate::chain::{Chain, Layer};
 use crate::error::{Error, Result};
 use crate::jobs;
-use crate::live::{LiveMirror, PointInTime, Pull};
+use crate::live::{LiveMirror, Move, PointInTime, Pull};
 use crate::sync::Arc;
 use std::time::Duration;
 
@@ -153,13 +154,23 @@ impl Course {
             Course::Pull(pull) => pull.end(),
             Course::Mirror { mirror, base, .. } => {
                 let left = device.disk.pivot(mirror)?;
-                // The guest has moved: what it has left can no longer fail the job.
-                for layer in &left.layers[..base.unwrap_or(left.layers.len())] {
-                    layer.close().unwrap_or_else(|error| server.report(&error.to_string()));
-                }
+                close_left(&left, *base, server);
                 Ok(())
             }
         }
+    }
+
+    /// The same for a mirror whose guest moves together with those of others.
+    pub(super) fn finish_together(&self, device: &Device, server: &Server, together: &Together) -> Result<()> {
+        let Course::Mirror { mirror, base, .. } = self else {
+            return Err(Error::Invalid(format!("a {} moves no guest", self.kind())));
+        };
+        let left = together.arrive(Move { disk: device.disk.clone(), mirror: mirror.clone() })?;
+        if let Some(error) = together.report() {
+            server.report(&error.to_string());
+        }
+        close_left(&left, *base, server);
+        Ok(())
     }
 
     /// Leaves the target as the disk of this instant, and the guest where it is.
@@ -192,5 +203,12 @@ impl Course {
                 }
             }
         }
+    }
+}
+
+/// Closes layers that a guest has left, down to `base`, which it is on by now. It has moved: they can no longer fail the job.
+fn close_left(left: &Chain, base: Option<usize>, server: &Server) {
+    for layer in &left.layers[..base.unwrap_or(left.layers.len())] {
+        layer.close().unwrap_or_else(|error| server.report(&error.to_string()));
     }
 }

@@ -65,6 +65,12 @@ pub trait Files: Send + Sync {
     fn increment(&self, name: &str, previous: &str, size: u64, then: &mut dyn FnMut(Chain) -> Result<()>)
     -> Result<()>;
 
+    /// Makes the new and empty file `name` for the decision of a group of disks.
+    ///
+    /// # Errors
+    /// The policy's; the host's.
+    fn group(&self, name: &str) -> Result<Arc<dyn Storage>>;
+
     /// The number of the layer of `chain` that is in the file `name`.
     ///
     /// # Errors

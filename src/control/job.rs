@@ -6,6 +6,7 @@
 
 use super::course::{Course, Stepped};
 use super::server::{Device, Server};
+use super::together::Together;
 use super::wire::Failure;
 use crate::chain::Layer;
 use crate::error::Error;
@@ -127,6 +128,8 @@ impl Group {
 enum End {
     /// The copy counts; of a mirror, the guest moves to it.
     Finish,
+    /// The same, together with other guests.
+    FinishTogether(Arc<Together>),
     /// The target is let go of as the disk of that instant.
     Split,
     Cancel,
@@ -237,11 +240,15 @@ impl Job {
             self.copy(&course, true, server);
         });
         let end = self.state().end.take().unwrap_or(End::Cancel);
+        let together = if let End::FinishTogether(together) = &end { Some(together.clone()) } else { None };
         let result = match end {
             End::Cancel => Err(Error::Cancelled),
             End::Fail(error) => Err(error),
             end => self.finish(&course, &end, server),
         };
+        if let (Some(together), Err(_)) = (together, &result) {
+            together.fail();
+        }
         // All but the last: whoever hears of the end finds the disk free.
         drop(course);
         self.conclude(result, server);
@@ -366,6 +373,7 @@ impl Job {
         let _layers = lock(&self.device.layers);
         match end {
             End::Split => course.split(&self.device),
+            End::FinishTogether(together) => course.finish_together(&self.device, server, together),
             _ => course.finish(&self.device, server),
         }
     }
@@ -470,6 +478,20 @@ impl Job {
     pub(super) fn complete(&self) -> Result<(), Failure> {
         let mut state = self.check("complete", &[Status::Ready])?;
         self.end(&mut state, End::Finish)
+    }
+
+    /// Whether [`complete_together`](Self::complete_together) would take it.
+    pub(super) fn check_together(&self) -> Result<(), Failure> {
+        match self.kind {
+            "mirror" => self.check("complete", &[Status::Ready]).map(drop),
+            kind => Err(Failure::generic(format!("Job '{}': a {kind} does not move together with others", self.name))),
+        }
+    }
+
+    /// Ends a ready mirror with the guest on its target, when those of the others are on theirs.
+    pub(super) fn complete_together(&self, together: Arc<Together>) -> Result<(), Failure> {
+        let mut state = self.check("complete", &[Status::Ready])?;
+        self.end(&mut state, End::FinishTogether(together))
     }
 
     /// Ends it. A ready mirror that is not forced leaves its target as the disk of this instant.

@@ -7,6 +7,7 @@
 //! | `session` | one client's course: greeting, negotiation, commands; what it gets for each text |
 //! | `commands` | the table of all commands, and what each does |
 //! | `transaction` | several changes of disks at one instant, all or none |
+//! | `together` | mirrors whose guests move as one decision |
 //! | `backup` | `drive-backup`: push, and pull |
 //! | `exports` | exports that commands add |
 //! | `query` | what is told of disks and bitmaps |
@@ -34,6 +35,7 @@ mod outbox;
 mod query;
 mod server;
 mod session;
+mod together;
 mod transaction;
 mod wire;
 

@@ -2,9 +2,10 @@
 
 use super::bitmap::{Bitmap, Point};
 use super::flaw::{require, support};
-use super::kinds::{Kind, SectionKind, State};
+use super::kinds::{Decision, Kind, SectionKind, State};
 use super::layout::{Bytes, OnDisk, on_disk};
-use super::record::{self, CopyMark, HostRecord, MergeMark, Parent, RawRecord};
+use super::record::{self, CopyMark, GroupMark, HostRecord, MergeMark, Parent, RawRecord};
+use super::rules::IN_GROUP;
 use super::section::Section;
 use super::slots::in_full;
 use super::{Flaw, Uuid};
@@ -75,6 +76,10 @@ pub struct Header {
     pub copy_mark: Option<CopyMark>,
     /// The file that a sidecar serves.
     pub host: Option<HostRecord>,
+    /// A group decides whether the disk has moved.
+    pub group_mark: Option<GroupMark>,
+    /// What the group has decided whose file this is.
+    pub decision: Option<Decision>,
     /// The dirty bitmaps, in the order of their records.
     pub bitmaps: Vec<Bitmap>,
     /// The backup points; the first one counts.
@@ -119,6 +124,8 @@ impl Header {
             merge_mark: None,
             copy_mark: None,
             host: None,
+            group_mark: None,
+            decision: None,
             bitmaps: Vec::new(),
             points: Vec::new(),
             unknown: Vec::new(),
@@ -190,15 +197,21 @@ impl Header {
         self.allocation().map_or(PAGE_SIZE, Section::granule)
     }
 
-    /// The bytes of an image's file that hold the disk; empty in a sidecar.
+    /// The bytes of an image's file that hold the disk; empty in any other file.
     pub fn data_range(&self) -> Range<u64> {
         match self.kind {
             Kind::Image => self.data_offset..self.data_offset.saturating_add(self.virtual_size),
-            Kind::Sidecar => 0..0,
+            Kind::Sidecar | Kind::Group => 0..0,
         }
     }
 
-    /// Where an image's data area ends; 0 in a sidecar.
+    /// Puts the disk into a group, or out of it, with the feature bit that keeps writers off who know of no groups.
+    pub fn set_group_mark(&mut self, mark: Option<GroupMark>) {
+        self.ro_compat = self.ro_compat & !IN_GROUP | mark.map_or(0, |_| IN_GROUP);
+        self.group_mark = mark;
+    }
+
+    /// Where an image's data area ends; 0 in any other file.
     pub fn data_end(&self) -> u64 {
         self.data_range().end
     }

@@ -40,6 +40,18 @@ numbered! {
         Image = 1 "image",
         /// Sections for a file that has no room for them; no data of its own.
         Sidecar = 2 "sidecar",
+        /// The decision of a group of disks, and nothing else.
+        Group = 3 "group",
+    }
+}
+
+numbered! {
+    /// Where the disks of a group are.
+    Decision: u32 {
+        /// With the sources.
+        Undecided = 0 "undecided",
+        /// With the targets.
+        Moved = 1 "moved",
     }
 }
 

@@ -33,10 +33,10 @@ pub use flaw::Flaw;
 pub use header::Header;
 #[cfg(feature = "testing")]
 pub use header::fix_checksum;
-pub use kinds::{BitmapState, HostFormat, Kind, ParentFormat, SectionKind, State};
+pub use kinds::{BitmapState, Decision, HostFormat, Kind, ParentFormat, SectionKind, State};
 pub use layout::{Field, Structure};
 pub use qed::QedHeader;
-pub use record::{CopyMark, HostRecord, Identity, MergeMark, Parent, RawRecord};
+pub use record::{CopyMark, GroupMark, HostRecord, Identity, MergeMark, Parent, RawRecord};
 pub use seal::{BITS_PER_PAGE, BITS_PER_SECTOR, PAYLOAD_BYTES, SECTORS_PER_PAGE, SectorState, check_sector, seal};
 pub use section::Section;
 pub use slots::{Chosen, choose};
@@ -54,6 +54,8 @@ pub fn structures() -> Vec<Structure> {
         record::MergeMarkBody::structure(),
         record::CopyMarkBody::structure(),
         record::HostBody::structure(),
+        record::GroupMarkBody::structure(),
+        record::DecisionBody::structure(),
         bitmap::BitmapBody::structure(),
         bitmap::PointBody::structure(),
         seal::SealedSector::structure(),

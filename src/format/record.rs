@@ -2,7 +2,7 @@
 
 use super::bitmap::{self, Point};
 use super::flaw::{require, support};
-use super::kinds::{HostFormat, ParentFormat, SectionKind};
+use super::kinds::{Decision, HostFormat, ParentFormat, SectionKind};
 use super::layout::{Bytes, OnDisk, on_disk};
 use super::section::Section;
 use super::{Flaw, Header, Uuid};
@@ -23,6 +23,8 @@ pub(super) const COPY_MARK: u16 = 4;
 pub(super) const HOST: u16 = 5;
 pub(super) const BITMAP: u16 = 6;
 pub(super) const POINT: u16 = 7;
+pub(super) const GROUP_MARK: u16 = 8;
+pub(super) const DECISION: u16 = 9;
 
 on_disk! {
     /// What every record starts with.
@@ -87,6 +89,22 @@ on_disk! {
     }
 }
 
+on_disk! {
+    /// A group decides whether the disk has moved elsewhere.
+    GroupMarkBody, table "Group mark" {
+        group: Uuid,
+        reserved: Bytes<16>,
+    }
+}
+
+on_disk! {
+    /// What a group has decided.
+    DecisionBody, table "Decision" {
+        decision: u32,
+        reserved: Bytes<12>,
+    }
+}
+
 /// Who a layer is, and which of its contents is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -125,6 +143,13 @@ pub struct CopyMark {
     pub group: Uuid,
 }
 
+/// A group decides whether the disk has moved to another file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupMark {
+    /// The UUID of the group's file.
+    pub group: Uuid,
+}
+
 /// The file that a sidecar serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostRecord {
@@ -150,7 +175,7 @@ pub struct RawRecord {
 
 /// Whether `record_type` is one of those above.
 pub(super) fn known(record_type: u16) -> bool {
-    (SECTION..=HOST).contains(&record_type)
+    (SECTION..=HOST).contains(&record_type) || (GROUP_MARK..=DECISION).contains(&record_type)
 }
 
 /// Reads the records of `bytes`, as many as `count`, into `header`.
@@ -203,6 +228,8 @@ fn decode_record(head: RecordHead, payload: &[u8], header: &mut Header) -> Resul
         MERGE_MARK => put(&mut header.merge_mark, decode_merge_mark(payload)?)?,
         COPY_MARK => put(&mut header.copy_mark, decode_copy_mark(payload)?)?,
         HOST => put(&mut header.host, decode_host(payload)?)?,
+        GROUP_MARK => put(&mut header.group_mark, decode_group_mark(payload)?)?,
+        DECISION => put(&mut header.decision, decode_decision(payload)?)?,
         POINT if !required && payload.len() == 32 => {
             header.points.extend(bitmap::decode_point(payload));
             return Ok(());
@@ -213,8 +240,13 @@ fn decode_record(head: RecordHead, payload: &[u8], header: &mut Header) -> Resul
             return Ok(());
         }
     }
-    // A section's own requirement is judged with the section: it depends on the kind.
-    require(required || head.record_type == SECTION, Violation::KnownRecordRequired)
+    let right = match head.record_type {
+        // Judged with the section: it depends on the kind.
+        SECTION => true,
+        GROUP_MARK => !required,
+        _ => required,
+    };
+    require(right, Violation::KnownRecordRequired)
 }
 
 /// Puts a record in its place, which can be taken once.
@@ -281,6 +313,20 @@ fn decode_host(payload: &[u8]) -> Result<Option<HostRecord>, Flaw> {
     Ok(Some(HostRecord { format: format.unwrap_or(HostFormat::Raw), length: body.length, former: body.former }))
 }
 
+fn decode_group_mark(payload: &[u8]) -> Result<Option<GroupMark>, Flaw> {
+    let Some(body) = whole::<GroupMarkBody>(payload)? else { return Ok(None) };
+    require(body.reserved == Bytes::ZERO, Violation::RecordLength)?;
+    Ok(Some(GroupMark { group: body.group }))
+}
+
+fn decode_decision(payload: &[u8]) -> Result<Option<Decision>, Flaw> {
+    let Some(body) = whole::<DecisionBody>(payload)? else { return Ok(None) };
+    require(body.reserved == Bytes::ZERO, Violation::RecordLength)?;
+    let decision = Decision::from_number(body.decision);
+    support(decision.is_some(), Violation::Decision, || format!("the decision {} of a group", body.decision))?;
+    Ok(decision)
+}
+
 /// The records of `header` as bytes, and how many they are. Ascending by type, else in the order they stand in.
 pub(super) fn encode_records(header: &Header) -> Result<(Vec<u8>, u32), Violation> {
     let mut records: Vec<RawRecord> = header.sections.iter().map(section_record).collect();
@@ -298,6 +344,14 @@ pub(super) fn encode_records(header: &Header) -> Result<(Vec<u8>, u32), Violatio
         let (format, length) = (host.format.number(), host.length);
         let body = HostBody { format, reserved: Bytes::ZERO, length, former: host.former };
         RawRecord { record_type: HOST, flags: REQUIRED, payload: body.to_bytes() }
+    }));
+    records.extend(header.group_mark.iter().map(|mark| {
+        let body = GroupMarkBody { group: mark.group, reserved: Bytes::ZERO };
+        RawRecord { record_type: GROUP_MARK, flags: 0, payload: body.to_bytes() }
+    }));
+    records.extend(header.decision.iter().map(|decision| {
+        let body = DecisionBody { decision: decision.number(), reserved: Bytes::ZERO };
+        RawRecord { record_type: DECISION, flags: REQUIRED, payload: body.to_bytes() }
     }));
     for bitmap in &header.bitmaps {
         records.push(RawRecord { record_type: BITMAP, flags: 0, payload: bitmap::encode(bitmap)? });

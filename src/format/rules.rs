@@ -12,8 +12,10 @@ use std::ops::RangeInclusive;
 const SEQUENCES: RangeInclusive<u64> = 1..=i64::MAX as u64;
 /// Incompatible features that this version has.
 pub(super) const KNOWN_INCOMPAT: u64 = 0;
+/// A feature that a writer has to know: a group decides whether the disk has moved.
+pub(super) const IN_GROUP: u64 = 1;
 /// Features that this version can write beside.
-const KNOWN_RO_COMPAT: u64 = 0;
+const KNOWN_RO_COMPAT: u64 = IN_GROUP;
 
 impl Header {
     /// Holds the header against every rule that its bytes alone can break.
@@ -23,6 +25,7 @@ impl Header {
         self.check_features()?;
         self.check_fields()?;
         self.check_records()?;
+        self.check_group()?;
         self.check_sections()?;
         self.check_overlap()
     }
@@ -53,7 +56,7 @@ impl Header {
             Kind::Image => {
                 self.data_offset.is_multiple_of(PAGE_SIZE) && (SLOTS_END..=MAX_SIZE).contains(&self.data_offset)
             }
-            Kind::Sidecar => self.data_offset == 0,
+            Kind::Sidecar | Kind::Group => self.data_offset == 0,
         };
         require(placed, Violation::DataOffset)
     }
@@ -77,6 +80,18 @@ impl Header {
         Ok(())
     }
 
+    /// The file that decides, and the disks that it decides about.
+    fn check_group(&self) -> Result<(), Flaw> {
+        let named = self.group_mark.is_none_or(|mark| !mark.group.is_nil());
+        let flagged = self.ro_compat & IN_GROUP != 0;
+        require(named && flagged == self.group_mark.is_some(), Violation::GroupMark)?;
+        let decides = self.kind == Kind::Group;
+        require(decides == self.decision.is_some(), Violation::DecisionHome)?;
+        let marked = self.merge_mark.is_some() || self.copy_mark.is_some() || self.group_mark.is_some();
+        let disk = self.virtual_size > 0 || self.parent.is_some() || self.host.is_some() || !self.sections.is_empty();
+        require(!decides || !marked && !disk, Violation::GroupAlone)
+    }
+
     fn check_sections(&self) -> Result<(), Flaw> {
         require(self.sections.len() <= MAX_SECTIONS, Violation::RecordCount)?;
         self.sections.iter().try_for_each(|section| section.check())?;
@@ -93,8 +108,8 @@ impl Header {
         let homeless = if self.allocation().is_some() { Violation::AllocationHome } else { Violation::SidecarHost };
         let own = self.host.is_none_or(|host| host.format == HostFormat::Raw) || self.allocation().is_none();
         require(own, Violation::AllocationHome)?;
-        require(self.kind == Kind::Image || self.host.is_some(), homeless)?;
-        require(self.kind == Kind::Sidecar || self.host.is_none(), Violation::SidecarHost)?;
+        require(self.kind != Kind::Sidecar || self.host.is_some(), homeless)?;
+        require(self.kind != Kind::Image || self.host.is_none(), Violation::SidecarHost)?;
         require(self.host.is_none_or(|host| host.length >= self.virtual_size), Violation::HostCovers)
     }
 

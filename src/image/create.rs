@@ -121,7 +121,7 @@ fn add_allocation(header: &mut Header, host: &dyn Host, options: &CreateOptions,
 }
 
 /// Space first, then the header that names it, then the name of the file.
-fn write_new(file: &dyn Storage, header: &Header, metadata_end: u64, length: u64) -> Result<()> {
+pub(super) fn write_new(file: &dyn Storage, header: &Header, metadata_end: u64, length: u64) -> Result<()> {
     let bytes =
         header.encode().map_err(|violation| Error::Invalid(format!("{}: no such image: {violation}", file.name())))?;
     let old = file.size()?;

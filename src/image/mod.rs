@@ -5,12 +5,14 @@
 //! - `alloc` holds the allocation bits;
 //! - `order` is the only place that decides when a header, a bit or a barrier is written;
 //! - `dirty` notes what the guest changes, in its dirty bitmaps (`spec/bitmaps.md`);
-//! - `reshape` changes size, parent and sections; `check` looks for damage.
+//! - `reshape` changes size, parent and sections; `check` looks for damage;
+//! - `group` is the file that decides for several disks whether they have moved.
 
 mod alloc;
 mod check;
 mod create;
 mod dirty;
+mod group;
 mod io;
 mod open;
 mod order;
@@ -21,11 +23,13 @@ mod tests;
 pub use check::{CheckReport, Finding};
 pub use create::CreateOptions;
 pub use dirty::{BitmapInfo, NewBitmap, Trust};
+pub use group::Group;
+pub(crate) use group::check_place;
 pub use open::OpenOptions;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
-use crate::format::{CopyMark, Header, MergeMark, Point, State, Uuid};
+use crate::format::{CopyMark, GroupMark, Header, MergeMark, Point, State, Uuid};
 use crate::range_lock::RangeLocks;
 use crate::storage::Storage;
 use crate::sync::{Arc, RwLock, read, write};
@@ -191,6 +195,21 @@ impl Image {
         self.check_writable()?;
         self.order.flush(layout.allocation.as_ref())?;
         self.order.change_header(Session::None, |header| header.copy_mark = None)
+    }
+
+    /// Has `group` decide when the image is a copy (`spec/groups.md`), which it is not yet. Durable on return.
+    pub fn set_copy_group(&self, group: Uuid) -> Result<()> {
+        let _held_still = write(&self.layout);
+        self.check_writable()?;
+        self.order.change_header(Session::None, |header| header.copy_mark = Some(CopyMark { group }))
+    }
+
+    /// Has `group` decide whether the disk has moved from here, or takes it out of its group. Durable on return.
+    pub fn set_group_mark(&self, group: Option<Uuid>) -> Result<()> {
+        let _held_still = write(&self.layout);
+        self.check_writable()?;
+        let mark = group.map(|group| GroupMark { group });
+        self.order.change_header(Session::None, |header| header.set_group_mark(mark))
     }
 
     /// Says of which moments the image is a backup (`spec/bitmaps.md`, section 8). Durable on return.

@@ -1,6 +1,7 @@
 //! Opening: the header decides, and nothing is written.
 
 use super::dirty::Bitmaps;
+use super::group::{Group, check_place};
 use super::order::Order;
 use super::{Image, Layout};
 use crate::error::{Error, Result};
@@ -19,13 +20,16 @@ pub struct OpenOptions {
     pub write: bool,
     /// Memory for allocation pages, in bytes.
     pub cache_bytes: u64,
-    /// Open even what is being merged into or is not yet a copy (CHN-04, CHN-06): for jobs and for looking.
+    /// Open even what is being merged into, is not yet a copy or may have moved (CHN-04, CHN-06, GRP-06): for jobs and for
+    /// looking.
     pub ignore_marks: bool,
+    /// The group by whose decision marked files are opened (CHN-06, GRP-06).
+    pub group: Option<Arc<Group>>,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { write: false, cache_bytes: 16 << 20, ignore_marks: false }
+        OpenOptions { write: false, cache_bytes: 16 << 20, ignore_marks: false, group: None }
     }
 }
 
@@ -47,9 +51,13 @@ impl Image {
     /// sidecar, `Io`.
     pub fn open(file: Arc<dyn Storage>, host: Arc<dyn Host>, options: &OpenOptions) -> Result<Image> {
         let chosen = read_slots(&*file)?;
-        if chosen.header.kind == Kind::Sidecar {
-            let name = file.name();
-            return Err(Error::Denied(format!("{name}: a sidecar; it opens together with the volume it serves")));
+        let other = match chosen.header.kind {
+            Kind::Image => None,
+            Kind::Sidecar => Some("a sidecar; it opens together with the volume it serves"),
+            Kind::Group => Some("the file of a group; the disks of the group are opened by it"),
+        };
+        if let Some(other) = other {
+            return Err(Error::Denied(format!("{}: {other}", file.name())));
         }
         Image::assemble(file.clone(), file, host, chosen, false, options)
     }
@@ -139,7 +147,7 @@ impl Image {
         Ok(Image {
             layout: RwLock::new(Layout::new(header, &file, options.cache_bytes, Bitmaps::new(header, &file, distrust))),
             ranges: RangeLocks::default(),
-            order: Order::new(file.clone(), data.clone(), host, chosen, distrust),
+            order: Order::new(file.clone(), data.clone(), host, chosen, distrust, options.group.clone()),
             writable: options.write,
             cache_bytes: options.cache_bytes,
             file,
@@ -149,20 +157,19 @@ impl Image {
 }
 
 /// Reads both slots and chooses (HDR-06). A file shorter than a slot has nothing there.
-fn read_slots(file: &dyn Storage) -> Result<Chosen> {
+pub(super) fn read_slots(file: &dyn Storage) -> Result<Chosen> {
     let mut slots = vec![0; 2 * SLOT_SIZE as usize];
     file.read_at(&mut slots, 0)?;
     let (first, second) = slots.split_at(SLOT_SIZE as usize);
     choose(first, second).map_err(|flaw| flaw.into_error(file.name(), None))
 }
 
-/// CHN-04 and CHN-06, for a file that is opened on its own; a chain judges its parents itself.
+/// The marks of a file that is opened on its own; a chain judges its parents itself.
 fn check_marks(name: &str, header: &Header, options: &OpenOptions) -> Result<()> {
     if options.ignore_marks {
         return Ok(());
     }
     let merging = "a merge into it was not finished";
     require(header.merge_mark.is_none(), Violation::Marked, |rule| Error::refused(name, merging, rule))?;
-    let copying = "the copy was not finished";
-    require(header.copy_mark.is_none(), Violation::Copying, |rule| Error::refused(name, copying, rule))
+    check_place(name, header, options.write, options.group.as_deref())
 }

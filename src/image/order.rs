@@ -1,7 +1,7 @@
 //! The order of writes and barriers: every promise about a crash is kept here, line by line with `spec/ordering.md`.
 
-use super::Image;
 use super::alloc::Allocation;
+use super::{Group, Image};
 use crate::error::{Error, Result};
 use crate::format::{Chosen, Header, HostFormat, Section, State, Uuid};
 use crate::limits::{PAGE_SIZE, SLOT_SIZE};
@@ -66,6 +66,8 @@ pub(super) struct Order {
     distrust: AtomicBool,
     /// Sidecars of the image: they are told of each new epoch before it is.
     beside: Mutex<Vec<Arc<Image>>>,
+    /// What it has decided this open relies on.
+    group: Option<Arc<Group>>,
 }
 
 impl Order {
@@ -75,6 +77,7 @@ impl Order {
         host: Arc<dyn Host>,
         found: Chosen,
         distrust: bool,
+        group: Option<Arc<Group>>,
     ) -> Order {
         let Chosen { header, bytes, slot: newest, equal } = found;
         let unclean = header.state != State::Closed;
@@ -90,6 +93,7 @@ impl Order {
             poison: OnceLock::new(),
             distrust: AtomicBool::new(distrust),
             beside: Mutex::default(),
+            group,
         }
     }
 
@@ -196,6 +200,9 @@ impl Order {
     /// A header update. The header is durable afterwards; the other slot equals it at the next barrier.
     fn update(&self, slots: &mut Slots, mut header: Header) -> Result<()> {
         header.sequence += 1;
+        if let Some(group) = &self.group {
+            group.drop_void_marks(&mut header);
+        }
         let bytes = header.encode().map_err(|violation| {
             Error::Invalid(format!("{}: the new header would break a rule ({violation})", self.file.name()))
         })?;
@@ -214,11 +221,14 @@ impl Order {
         Ok(())
     }
 
-    /// ORD-20 to 23: what an earlier session left may be in the page cache alone, and after a failed barrier
+    /// ORD-20 to 23, GRP-08: what an earlier session left may be in the page cache alone, and after a failed barrier
     /// the cache calls it clean. Written again as it was, it is either there already or there now.
     fn begin_files(&self, slots: &mut Slots) -> Result<()> {
         if slots.begun {
             return Ok(());
+        }
+        if let (Some(group), false) = (&self.group, skipped(Step::GroupSettled)) {
+            group.secure_found()?;
         }
         if !skipped(Step::RewriteHeader) {
             self.file.write_at(&slots.bytes, slots.newest as u64 * SLOT_SIZE)?;

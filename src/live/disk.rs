@@ -9,7 +9,7 @@ use crate::format::{BitmapState, Uuid};
 use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions};
 use crate::jobs::{Backup, Count, Job, Lacking, Merge, Mirror, ResumableMirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
-use crate::switch::{Mistake, planted};
+use crate::switch::{Mistake, Step, planted, skipped};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
 use std::ops::{Range, RangeInclusive};
 
@@ -28,7 +28,7 @@ pub struct Disk {
 }
 
 #[derive(Debug)]
-struct Serving {
+pub(super) struct Serving {
     chain: Arc<Chain>,
     copy_on_read: bool,
     /// The job that has the layers to itself, and its number.
@@ -38,6 +38,8 @@ struct Serving {
     mirror: Option<Mirroring>,
     /// What the guest changes is copied for it first.
     point: Option<Arc<PointInTime>>,
+    /// Why nobody knows whether this is the disk still (GRP-14).
+    in_doubt: Option<String>,
 }
 
 #[derive(Debug)]
@@ -45,14 +47,23 @@ struct Mirroring {
     mirror: Arc<LiveMirror>,
     /// What the guest is moved to at a pivot.
     target: Arc<Chain>,
+    /// A group has the pivot.
+    in_group: bool,
 }
 
 impl Disk {
     /// Serves `chain`.
     pub fn new(chain: Chain) -> Arc<Disk> {
         let host = chain.host().clone();
-        let serving =
-            Serving { chain: Arc::new(chain), copy_on_read: false, job: None, jobs: 0, mirror: None, point: None };
+        let serving = Serving {
+            chain: Arc::new(chain),
+            copy_on_read: false,
+            job: None,
+            jobs: 0,
+            mirror: None,
+            point: None,
+            in_doubt: None,
+        };
         Arc::new(Disk { serving: RwLock::new(serving), requests: Arc::default(), host })
     }
 
@@ -270,7 +281,7 @@ impl Disk {
         let mut serving = write(&self.serving);
         serving.end(number);
         prepared?;
-        serving.mirror = Some(Mirroring { mirror: mirror.clone(), target });
+        serving.mirror = Some(Mirroring { mirror: mirror.clone(), target, in_group: false });
         Ok(mirror)
     }
 
@@ -283,9 +294,7 @@ impl Disk {
     /// `Denied` before the mirror is ready. What the last copies and barriers meet: the guest goes on with the source,
     /// and so does the mirror.
     pub fn pivot(&self, mirror: &Arc<LiveMirror>) -> Result<Arc<Chain>> {
-        let mut serving = self.complete(mirror, true)?;
-        let Some(mirroring) = serving.mirror.take() else { return Err(not_attached()) };
-        Ok(std::mem::replace(&mut serving.chain, mirroring.target))
+        self.complete(mirror, true)?.move_to_target().ok_or_else(not_attached)
     }
 
     /// Ends the mirror with a target that is, durably, the disk of this instant; the guest stays where it is.
@@ -315,25 +324,60 @@ impl Disk {
 
     /// Makes the mirror's target count (ORD-97); with `moves` the bitmaps are in it. The disk is held still on return.
     fn complete(&self, mirror: &Arc<LiveMirror>, moves: bool) -> Result<RwLockWriteGuard<'_, Serving>> {
-        read(&self.serving).check_attached(mirror)?;
-        if !mirror.progress().ready {
-            return Err(Error::Denied(format!("the {} is not ready yet", mirror.kind())));
-        }
+        self.check_ready(mirror)?;
         let _completing = mirror.completing();
         mirror.catch_up()?;
-        let serving = write(&self.serving);
-        serving.check_attached(mirror)?;
-        if !planted(Mistake::NoLastLook) {
-            mirror.drain()?;
-        }
-        if moves {
-            serving.carry_bitmaps()?;
-        }
+        let serving = self.held();
+        serving.last_look(mirror, moves)?;
         match mirror.finish() {
             Err(error) if !planted(Mistake::FinishUnchecked) => return Err(error),
             _ => mirror.stop(),
         }
         Ok(serving)
+    }
+
+    /// Whether the mirror is this disk's, and its target was equal once.
+    pub(super) fn check_ready(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
+        let serving = read(&self.serving);
+        serving.check_doubt()?;
+        serving.check_attached(mirror)?;
+        match mirror.progress().ready {
+            true => Ok(()),
+            false => Err(Error::Denied(format!("the {} is not ready yet", mirror.kind()))),
+        }
+    }
+
+    /// Gives the pivot to the mirror's target to a group, if no other one has it.
+    pub(super) fn begin_move(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
+        self.check_ready(mirror)?;
+        let mut serving = write(&self.serving);
+        let name = serving.chain.name().to_string();
+        match serving.attached(mirror)? {
+            Mirroring { in_group: true, .. } => Err(Error::Denied(format!("{name}: it is in another group"))),
+            mirroring => {
+                mirroring.in_group = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The group has it no more.
+    pub(super) fn end_move(&self, mirror: &Arc<LiveMirror>) {
+        if let Ok(mirroring) = write(&self.serving).attached(mirror) {
+            mirroring.in_group = false;
+        }
+    }
+
+    /// Holds the disk still: no request is under way until the result is dropped.
+    pub(super) fn held(&self) -> RwLockWriteGuard<'_, Serving> {
+        write(&self.serving)
+    }
+
+    /// The images that the guest writes to and is mirrored to, if they are of LVD.
+    pub(super) fn sides(&self) -> (Option<Arc<Image>>, Option<Arc<Image>>) {
+        let serving = read(&self.serving);
+        let top = |chain: &Arc<Chain>| chain.image(0).ok().cloned();
+        (top(&serving.chain), serving.mirror.as_ref().and_then(|mirroring| top(&mirroring.target)))
     }
 
     /// Sets the size of the disk in bytes.
@@ -601,6 +645,7 @@ fn go_on(old: &Layer, bitmaps: &[BitmapInfo]) {
 
 impl Serving {
     fn check_idle(&self, wanted: &str) -> Result<()> {
+        self.check_doubt()?;
         let mirror = self.mirror.as_ref().map(|mirroring| mirroring.mirror.kind());
         match self.job.map(|(kind, _)| kind).or(mirror) {
             Some(job) => {
@@ -609,6 +654,44 @@ impl Serving {
             }
             None => Ok(()),
         }
+    }
+
+    fn check_doubt(&self) -> Result<()> {
+        match &self.in_doubt {
+            Some(cause) => Err(Error::Poisoned { file: self.chain.name().into(), cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// From here on nothing is written: the disk may have moved elsewhere, or not (GRP-14).
+    pub(super) fn doubt(&mut self, cause: String) {
+        self.in_doubt = Some(cause);
+    }
+
+    /// Copies what is behind still, while the disk is held; with `moves` the bitmaps are in the target, too.
+    pub(super) fn last_look(&self, mirror: &Arc<LiveMirror>, moves: bool) -> Result<()> {
+        self.check_doubt()?;
+        self.check_attached(mirror)?;
+        if !planted(Mistake::NoLastLook) {
+            mirror.drain()?;
+        }
+        if moves { self.carry_bitmaps() } else { Ok(()) }
+    }
+
+    /// Makes the target durable, and its name.
+    pub(super) fn secure_target(&self) -> Result<()> {
+        let Some(mirroring) = &self.mirror else { return Err(not_attached()) };
+        if skipped(Step::TargetsDurable) {
+            return Ok(());
+        }
+        mirroring.target.flush()?;
+        mirroring.target.layer(0)?.files().iter().try_for_each(|file| file.sync_directory())
+    }
+
+    /// The guest goes on with the mirror's target. Returns what it wrote to before.
+    pub(super) fn move_to_target(&mut self) -> Option<Arc<Chain>> {
+        let target = self.mirror.take()?.target;
+        Some(std::mem::replace(&mut self.chain, target))
     }
 
     /// Gives the layers to a job of its own, whose number it returns.
@@ -627,6 +710,10 @@ impl Serving {
     fn check_attached(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
         let attached = self.mirror.as_ref().is_some_and(|mirroring| Arc::ptr_eq(&mirroring.mirror, mirror));
         if attached { Ok(()) } else { Err(not_attached()) }
+    }
+
+    fn attached(&mut self, mirror: &Arc<LiveMirror>) -> Result<&mut Mirroring> {
+        self.mirror.as_mut().filter(|mirroring| Arc::ptr_eq(&mirroring.mirror, mirror)).ok_or_else(not_attached)
     }
 
     /// What is to be overwritten must not be a file of this disk.
@@ -676,6 +763,7 @@ impl Serving {
     }
 
     fn change(&self, change: Change<'_>) -> Result<()> {
+        self.check_doubt()?;
         if let Some(point) = &self.point {
             point.before(&change.range());
         }
@@ -705,15 +793,25 @@ impl Serving {
             batch.iter().filter_map(Change::of).for_each(|change| point.before(&change.range()));
         }
         match &self.mirror {
+            _ if self.in_doubt.is_some() => batch.iter_mut().map(|request| self.only_read(request)).collect(),
             Some(mirroring) => mirroring.mirror.submit(batch, &*self.chain),
             None => self.chain.submit(batch),
+        }
+    }
+
+    /// One request of a disk that is in doubt.
+    fn only_read(&self, request: &mut Request<'_>) -> Result<()> {
+        match request {
+            Request::Read { buffer, offset } => self.chain.read_at(buffer, *offset),
+            _ => self.check_doubt(),
         }
     }
 
     /// Keeps what the guest is about to read from below in the top layer, if it is to. The reading itself fails, or
     /// succeeds, without it.
     fn keep(&self, range: Range<u64>) {
-        if let Some(image) = self.chain.image(0).ok().filter(|image| self.copy_on_read && image.writable()) {
+        let keeps = self.copy_on_read && self.in_doubt.is_none();
+        if let Some(image) = self.chain.image(0).ok().filter(|image| keeps && image.writable()) {
             let _ = image.fill(range);
         }
     }
@@ -757,7 +855,9 @@ impl BlockDevice for Disk {
 
     /// The guest's disk alone: what a mirror's target has becomes durable at READY, and at the end.
     fn flush(&self) -> Result<()> {
-        self.request().chain.flush()
+        let serving = self.request();
+        serving.check_doubt()?;
+        serving.chain.flush()
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {

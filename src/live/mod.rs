@@ -5,9 +5,11 @@
 //! | `disk` | what the guest holds on to while layers come and go beneath it; snapshot, stream, copy-on-read |
 //! | `point` | a disk as it was at one instant: backup and pull while the guest goes on |
 //! | `mirror` | a second disk that becomes, and stays, what the guest's disk is; pivot and cancel |
+//! | `group` | pivots of several disks as one decision |
 //! | `lag` | which granules of the second disk are behind, and when a write must not add to them |
 
 mod disk;
+mod group;
 mod lag;
 mod mirror;
 mod point;
@@ -15,5 +17,6 @@ mod point;
 mod tests;
 
 pub use disk::{BackupOptions, BackupPlan, Disk, Still};
+pub use group::{Move, Moved, pivot_together};
 pub use mirror::{LiveMirror, MirrorOptions, MirrorProgress, Pace};
 pub use point::{PointInTime, Pull};

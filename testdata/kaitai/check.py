@@ -47,6 +47,7 @@ EXPRESSED = {
     "SEC-08": [],
     "SID-01": ["sid-host-missing", "sid-host-missing_no_section"],
     "SID-03": [], "SID-04": [],
+    "GRP-01": ["grp-decision-missing"], "GRP-02": [], "GRP-03": [], "GRP-04": ["grp-mark-feature_alone"],
     "CHN-05": ["chn-visible-past_parent", "chn-visible-past_raw", "qed-visible-past_image", "chn-lower-visible",
                "chn-visible-block_past_raw", "chn-visible-of_empty_image", "chn-visible-of_empty_raw", "sid-over_cut"],
     "BMP-02": [],
@@ -161,7 +162,7 @@ class Tables:
     """The tables of the specification, by the names of the classes that have to agree with them."""
 
     def __init__(self):
-        text = "".join((SPEC / page).read_text() for page in ("format.md", "bitmaps.md", "chain.md", "foreign.md"))
+        text = "".join((SPEC / page).read_text() for page in ("format.md", "bitmaps.md", "groups.md", "chain.md", "foreign.md"))
         self.rows, self.enumerations = {}, {}
         for title, body in re.findall(r"### Table: (.+)\n\n\|.*\n\|.*\n((?:\|.*\n)+)", text):
             name = "".join(word.capitalize() for word in title.split())
@@ -194,7 +195,7 @@ class Tables:
         if name in self.rows:
             assert len(self.rows[name]) <= len(fields), f"{name} lacks fields"
             self.unseen.discard(name)
-        if name == "Record" and structure.may_be_required:
+        if name == "Record" and structure.is_known:
             assert structure.least_length == self.payloads[structure.record_type], f"length of {structure.record_type}"
         for field in fields:
             value = getattr(structure, field)
@@ -271,7 +272,11 @@ def read_qed(file):
 
 
 def read_layers(case, files):
-    """Return the headers that count of `open` and, or None, of `beside`. The layers below `open` are parsed too."""
+    """Return the headers that count of `open` and, or None, of `beside`. The layers below `open`, and the file of a
+    group, are parsed too.
+    """
+    if "group" in case:
+        read_lvd(files[case["group"]])
     top = header = read_lvd(files[case["open"]])
     for name in case.get("parents", ()):
         link = header and first(header, "parent")
@@ -305,6 +310,8 @@ def header_facts(header):
         facts["merge_mark"] = {"child_uuid": printed(mark.child_uuid), "child_epoch": printed(mark.child_epoch)}
     if mark := first(header, "copy_mark"):
         facts["copy_mark"] = printed(mark.group)
+    if mark := first(header, "group_mark"):
+        facts["group_mark"] = printed(mark.group)
     return facts
 
 

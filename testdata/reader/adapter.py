@@ -20,7 +20,7 @@ class Adapter:
         self.disk = None
 
     def hello(self, request):
-        return {"implementation": "reader.py", "features": ["sidecars", "qed", "bitmaps", "check"]}
+        return {"implementation": "reader.py", "features": ["sidecars", "groups", "qed", "bitmaps", "check"]}
 
     def open(self, request):
         if request.get("write"):
@@ -29,7 +29,7 @@ class Adapter:
         override += ["CHN-03"] * request.get("trust_links", False)
         parents, depth = reader.given_parents(request.get("parents", ())), request.get("depth", 64)
         self.disk = reader.Disk(request["open"], parents, request.get("volume"), override, depth,
-                                request.get("beside"))
+                                request.get("beside"), request.get("group"))
         return {"result": "valid", "header": header_of(self.disk)}
 
     def extents(self, request):
@@ -91,6 +91,8 @@ def header_of(disk):
                                "child_epoch": printed(mark.child_epoch)}
     if mark := header.first(reader.COPY_MARK):
         found["copy_mark"] = printed(mark.group)
+    if mark := header.first(reader.GROUP_MARK):
+        found["group_mark"] = printed(mark.group)
     return found | {"compat": header.compat, "kept": kept(header)}
 
 

@@ -23,9 +23,9 @@ from collections import namedtuple
 from contextlib import ExitStack
 
 import reader
-from reader import (ALLOCATION, CLOSED, COPY_MARK, HOST, INTENT, LVD, MERGE_MARK, NIL, PAGE, PARENT, RAW, SEAL,
-                    SECTION, SECTIONS, SECTOR, SECTOR_BITS, SLOT, STATES, Refusal, bit_count, needed_sectors, printed,
-                    read_header, read_slot, unseal)
+from reader import (ALLOCATION, CLOSED, COPY_MARK, GROUP_MARK, HOST, IN_GROUP, INTENT, LVD, MERGE_MARK, NIL, PAGE,
+                    PARENT, RAW, SEAL, SECTION, SECTIONS, SECTOR, SECTOR_BITS, SLOT, STATES, Refusal, bit_count,
+                    needed_sectors, printed, read_header, read_slot, unseal)
 
 # Sectors [first, end) of a section cannot be read: they are bad (PAG-01), or the host fails to read them (PAG-08).
 Unreadable = namedtuple("Unreadable", "section kind first end offset disk rule why")
@@ -125,11 +125,13 @@ def slot_remarks(file):
 def header_remarks(header):
     link = header.first(PARENT)
     marks = [(MERGE_MARK, "CHN-04", "it is being merged into"),
-             (COPY_MARK, "CHN-06", "it is not a whole copy yet")]
+             (COPY_MARK, "CHN-06", "it is not a whole copy yet"),
+             (GROUP_MARK, "GRP-06", "it is in a group, and may have moved")]
+    unknown = header.ro_compat & ~IN_GROUP
     wrong_identity = link and (link.format == LVD) != (link.uuid != NIL)
     yield from (Remark(rule, message) for rule, is_so, message in [
         ("ORD-20", header.state != CLOSED, f"the last session was not closed: {STATES.get(header.state)}"),
-        ("HDR-09", header.ro_compat, f"unknown features {header.ro_compat:#x}: not to be opened for writing"),
+        ("HDR-09", unknown, f"unknown features {unknown:#x}: not to be opened for writing"),
         *((rule, header.first(mark), message) for mark, rule, message in marks),
         ("CHN-07", wrong_identity, "no parent matches: those of format lvd have an identity, others none"),
     ] if is_so)

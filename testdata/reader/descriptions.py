@@ -6,11 +6,11 @@ import sys
 import uuid
 
 import reader
-from reader import (ALLOCATION, BITMAP, BITMAP_LAYOUT, BITMAP_STATES, COPY_MARK, DIRTY, FORMATS, HOST, KINDS,
-                    MERGE_MARK, NIL, PAGE, PARENT, POINT, POINT_LAYOUT, RAW, RECORDS, SECTION, SECTOR, SECTOR_BITS,
-                    SIDECAR, SLOT, STATES, div_up)
-from writer import (Bitmap, CopyMark, Description, Header, Host, Memory, MergeMark, Parent, Point, Section,
-                    Unknown, new_file)
+from reader import (ALLOCATION, BITMAP, BITMAP_LAYOUT, BITMAP_STATES, COPY_MARK, DECISION, DIRTY, FORMATS, GROUP_MARK,
+                    HOST, IN_GROUP, KINDS, MERGE_MARK, NIL, PAGE, PARENT, POINT, POINT_LAYOUT, RAW, RECORDS, SECTION,
+                    SECTOR, SECTOR_BITS, SIDECAR, SLOT, STATES, div_up)
+from writer import (Bitmap, CopyMark, Decision, Description, GroupMark, Header, Host, Memory, MergeMark, Parent, Point,
+                    Section, Unknown, new_file)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from restore import lines_of    # noqa: E402
@@ -84,6 +84,8 @@ def parsed_record(file, record_type, flags, payload, _):
     return {PARENT: lambda: Parent(found.format, found.visible_length, found.uuid, found.epoch, text(found.hint)),
             MERGE_MARK: lambda: MergeMark(found.child_uuid, found.child_epoch),
             COPY_MARK: lambda: CopyMark(found.group),
+            GROUP_MARK: lambda: GroupMark(found.group),
+            DECISION: lambda: Decision(found.decision),
             HOST: lambda: Host(found.format, found.length, found.former)}[record_type]()
 
 
@@ -190,6 +192,10 @@ def stated_top(vector, folder, case, lengths, file):
         records.append(CopyMark(identity(facts["copy_mark"])))
     if "volume" in case:
         records.append(Host(RAW, lengths[case["volume"]]))
+    ro_compat = 0
+    if "group_mark" in facts:
+        records.append(GroupMark(identity(facts["group_mark"])))
+        ro_compat = IN_GROUP
     for bitmap in case.get("bitmaps", ()) if "beside" not in case else ():
         section_id = next(record.section for record in found.bitmaps()[0]
                           if record.name.decode() == bitmap["name"])
@@ -200,7 +206,7 @@ def stated_top(vector, folder, case, lengths, file):
     if point := case.get("point"):
         records.append(Point(identity(point["source"]), identity(point["point"])))
     header = Header(size, records, value_of(KINDS, facts["kind"]), value_of(STATES, facts["state"]),
-                    facts["sequence"], identity(facts["uuid"]), epoch)
+                    facts["sequence"], identity(facts["uuid"]), epoch, ro_compat=ro_compat)
     data = {}
     if header.kind != SIDECAR:
         dump = dict(lines_of(folder / disk["dump"])) if "dump" in disk else {}

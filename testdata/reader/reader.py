@@ -2,15 +2,16 @@
 """A reader for LVD virtual disks, version 1, written from the specification alone.
 
     reader.py info  FILE
-    reader.py read  FILE [--parent FILE]... [--volume FILE] [--override RULE]... -o OUT
-    reader.py dirty FILE [--parent FILE]... [--volume FILE] [--beside FILE] [--override RULE]...
+    reader.py read  FILE [--parent FILE]... [--volume FILE] [--group FILE] [--override RULE]... -o OUT
+    reader.py dirty FILE [--parent FILE]... [--volume FILE] [--group FILE] [--beside FILE] [--override RULE]...
 
 `info` prints what the header says, `read` writes what the guest sees to the new file OUT, and `dirty` says what the
-dirty bitmaps of FILE tell, and those in the sidecar BESIDE it. Parents are listed from the top's parent down; no others
+dirty bitmaps of FILE tell, and those in the sidecar BESIDE it. The group's file says of a copy that is in it whether it
+is one. Parents are listed from the top's parent down; no others
 are opened. The answer is one JSON object on standard output. The exit status is 1 if the file was refused or could not
 be read in full.
 
-Identifiers such as HDR-05 are rules of format.md, chain.md, foreign.md and bitmaps.md. Nothing in here ever writes to an
+Identifiers such as HDR-05 are rules of format.md, chain.md, foreign.md, groups.md and bitmaps.md. Nothing in here ever writes to an
 image.
 """
 
@@ -32,12 +33,14 @@ MAGIC = b"\x89LVD\r\n\x1a\n"
 SLOT, PAGE, SECTOR, SECTOR_BITS = 65536, 4096, 512, 3968
 CHUNK = 1 << 20                                         # bytes of the disk that are copied at once
 NIL = bytes(16)
-IMAGE, SIDECAR = 1, 2
-KINDS = {IMAGE: "image", SIDECAR: "sidecar"}
+IMAGE, SIDECAR, GROUP = 1, 2, 3
+KINDS = {IMAGE: "image", SIDECAR: "sidecar", GROUP: "group"}
 STATES = {0: "closed", 1: "filling", 2: "writing"}
 ALLOCATION, DIRTY, INTENT, SYNC = 1, 2, 3, 4
 SECTIONS = {ALLOCATION: "allocation", DIRTY: "dirty", INTENT: "intent", SYNC: "sync"}
 CLOSED, WRITING = 0, 2
+UNDECIDED, MOVED = 0, 1
+IN_GROUP = 1                                            # feature bit of ro_compat
 DISABLED, RECORDING, FROZEN = 0, 1, 2
 BITMAP_STATES = {DISABLED: "disabled", RECORDING: "recording", FROZEN: "frozen"}
 LVD, RAW, QED = 1, 2, 4
@@ -52,15 +55,19 @@ Parent = namedtuple("Parent", "uuid epoch flags format visible_length hint_lengt
 MergeMark = namedtuple("MergeMark", "child_uuid child_epoch reserved")
 CopyMark = namedtuple("CopyMark", "group reserved")
 Host = namedtuple("Host", "format reserved length former")
+GroupMark = namedtuple("GroupMark", "group reserved")
+Decision = namedtuple("Decision", "decision reserved")
 BitmapRecord = namedtuple("BitmapRecord", "section since epoch state name_length reserved name")
 Point = namedtuple("Point", "source point")
-SECTION, PARENT, MERGE_MARK, COPY_MARK, HOST, BITMAP, POINT = 1, 2, 3, 4, 5, 6, 7
+SECTION, PARENT, MERGE_MARK, COPY_MARK, HOST, BITMAP, POINT, GROUP_MARK, DECISION = 1, 2, 3, 4, 5, 6, 7, 8, 9
 RECORDS = {
     SECTION: ("section", struct.Struct("<16sHB5sQQQ8s"), Section),
     PARENT: ("parent", struct.Struct("<16s16sIIQI12s"), Parent),
     MERGE_MARK: ("merge mark", struct.Struct("<16s16s16s"), MergeMark),
     COPY_MARK: ("copy mark", struct.Struct("<16s16s"), CopyMark),
     HOST: ("host", struct.Struct("<I4sQ16s"), Host),
+    GROUP_MARK: ("group mark", struct.Struct("<16s16s"), GroupMark),
+    DECISION: ("decision", struct.Struct("<I12s"), Decision),
 }
 QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 QED_BACKING, QED_RAW = 1, 4                             # feature bits of QED
@@ -70,9 +77,10 @@ BITMAP_LAYOUT, POINT_LAYOUT = struct.Struct("<16s16s16sHH12s"), struct.Struct("<
 
 # What a broken rule means. All other rules: the file, or the chain, is "invalid".
 RESULTS = {
-    "unsupported": ("HDR-03", "HDR-08", "HDR-10", "REC-03", "REC-04", "SEC-01", "SID-03", "QED-02"),    # a newer file
+    "unsupported": ("HDR-03", "HDR-08", "HDR-10", "REC-03", "REC-04", "SEC-01", "SID-03", "GRP-03",
+                    "QED-02"),                                                              # a newer file
     "refused": ("CHN-01", "CHN-02", "CHN-03", "CHN-04", "CHN-06", "CHN-08", "SID-05", "SID-07",
-                "QED-07", "EPO-04"),                                                              # not like this
+                "GRP-05", "QED-07", "EPO-04"),                                              # not like this
     "locked": ("CHN-11",),                                                                  # somebody has it open
 }
 
@@ -247,7 +255,7 @@ class Header:
                            ("HDR-08", self.incompat, f"unknown incompatible features {self.incompat:#x}")):
             yield flaw
             return                                      # since it may change what anything else means
-        right_offset = (self.data_offset == 0 if self.kind == SIDECAR else
+        right_offset = (self.data_offset == 0 if self.kind != IMAGE else
                         2 * SLOT <= self.data_offset <= 1 << 60 and self.data_offset % PAGE == 0)
         yield from broken(
             ("HDR-10", self.kind not in KINDS, f"unknown kind {self.kind}"),
@@ -288,15 +296,19 @@ class Header:
             self.optional.get(record_type, []).append(payload)
             return
         record, why = parsed(payload, record_type, layout, fields)
-        may_be_optional = record_type == SECTION and not (record and record.kind == ALLOCATION)
+        may_be_optional = record_type == GROUP_MARK or (
+            record_type == SECTION and not (record and record.kind == ALLOCATION))
         yield from broken(
             ("REC-05", not record, f"{name}: {why}"),
+            ("REC-11", record_type == GROUP_MARK and flags & 1, f"{name}: marked as required"),
             ("REC-11", not flags & 1 and not may_be_optional, f"{name}: not marked as required"))
         if not record:
             return
         self.records[record_type].append(record)
         yield from broken(
-            ("REC-10", record_type == MERGE_MARK and NIL in record[:2], f"{name}: child or epoch is nil"))
+            ("REC-10", record_type == MERGE_MARK and NIL in record[:2], f"{name}: child or epoch is nil"),
+            ("GRP-03", record_type == DECISION and record[0] > MOVED, f"{name}: unknown, {record[0]}"),
+            ("GRP-04", record_type == GROUP_MARK and record[0] == NIL, f"{name}: the group is nil"))
         if record_type == SECTION:
             yield from self._judge_section(record, flags & 1)
         elif record_type == PARENT:
@@ -324,7 +336,7 @@ class Header:
 
     def _judge_together(self, types, all_known):
         """What is missing is known only if `all_known`: the records fill the header, and none of them breaks REC-05."""
-        sections, host = self.records[SECTION], self.first(HOST) if self.kind in KINDS else None
+        sections, host = self.records[SECTION], self.first(HOST) if self.kind in (IMAGE, SIDECAR) else None
         identities = [section.id for section in sections]
         allocations = [section for section in sections if section.kind == ALLOCATION]
         partial = any(section.covered != self.virtual_size for section in allocations)
@@ -333,6 +345,9 @@ class Header:
             ranges.append((self.data_offset, self.data_offset + self.virtual_size))
         homeless = self.kind == SIDECAR and allocations and (host.format == LVD if host else all_known)
         is_hostless = self.kind == SIDECAR and all_known and HOST not in types
+        is_group, is_marked, is_flagged = self.kind == GROUP, GROUP_MARK in types, self.ro_compat & IN_GROUP != 0
+        undecided = is_group and all_known and DECISION not in types
+        is_disk = self.virtual_size or {SECTION, PARENT, MERGE_MARK, COPY_MARK, HOST, GROUP_MARK}.intersection(types)
         overlap = any(max(a, c) < min(b, d) for (a, b), (c, d) in itertools.combinations(ranges, 2))
         too_many = any(types.count(record_type) > (64 if record_type == SECTION else 1) for record_type in RECORDS)
         yield from broken(
@@ -345,7 +360,12 @@ class Header:
             ("SEC-09", homeless, "an allocation section in a sidecar without host, or in that of an image"),
             ("SID-01", is_hostless or self.kind == IMAGE and HOST in types, "a sidecar without host, an image with one"),
             ("SID-03", host and host.format not in (LVD, RAW), f"unknown host format {host and host.format}"),
-            ("SID-04", host and self.virtual_size > host.length, "the disk is longer than the sidecar's host"))
+            ("SID-04", host and self.virtual_size > host.length, "the disk is longer than the sidecar's host"),
+            ("GRP-01", undecided or self.kind in (IMAGE, SIDECAR) and DECISION in types,
+             "a group without a decision, another file with one"),
+            ("GRP-02", is_group and is_disk, "a group with a disk, or with something of one"),
+            ("GRP-04", is_marked and not is_flagged or is_flagged and all_known and not is_marked,
+             "a group mark without its feature, or the other way round"))
 
     def judge_length(self, file):
         """Yield a refusal for each rule that the file breaks by being too short for its header."""
@@ -667,15 +687,18 @@ class Disk(ExitStack):
     """A chain, open for reading. `policy(link, child)` gives the path of a parent, or None to refuse it (CHN-01).
 
     `override` names those of the rules CHN-03, CHN-04 and CHN-06 that shall not keep the chain from opening. `beside` is
-    a sidecar that has bitmaps of the top.
+    a sidecar that has bitmaps of the top, `group` the file of a group.
     """
 
-    def __init__(self, path, policy=given_parents(()), volume=None, override=(), max_depth=64, beside=None):
+    def __init__(self, path, policy=given_parents(()), volume=None, override=(), max_depth=64, beside=None, group=None):
         super().__init__()
         self.layers, self.identities, self.max_depth = [], set(), max_depth
         self.trackers = []                              # files with bitmaps of the top: file, header, distrusted
         self.override = {"CHN-03", "CHN-04", "CHN-06"}.intersection(override)
+        self.moved = NIL                                # the group whose file says so
         try:
+            if group is not None:
+                self._open_group(group)
             self._open_top(path, volume)
             while self.layers[-1].link:
                 self._open_parent(self.layers[-1], policy)
@@ -697,16 +720,27 @@ class Disk(ExitStack):
         self.identities.add(file.identity)
         return file
 
+    def _open_group(self, path):
+        header = right_header(self._open(path))
+        self._refuse_if(header.kind != GROUP, "GRP-05", f"{path} is not the file of a group")
+        self.moved = header.uuid if header.first(DECISION).decision == MOVED else NIL
+
+    def _is_no_copy(self, header):
+        """Tell whether a copy mark keeps the file closed; one of a group that has moved does not (groups.md, section 3)."""
+        mark = header.first(COPY_MARK)
+        return mark and (mark.group == NIL or mark.group != self.moved)
+
     def _open_top(self, path, volume_path):
         file = self._open(path)
         header = right_header(file)
         volume = self._open(volume_path) if volume_path is not None else None
         self._refuse_if(header.kind == SIDECAR and not volume, "SID-07", f"{path} is a sidecar: no disk by itself")
-        self._refuse_if(header.kind == IMAGE and volume, "SID-05", f"{path} is an image, and needs no volume")
+        self._refuse_if(header.kind == GROUP and not volume, "GRP-05", f"{path} is the file of a group: no disk")
+        self._refuse_if(header.kind != SIDECAR and volume, "SID-05", f"{path} is no sidecar, and needs no volume")
         self._refuse_if(volume and header.first(HOST).format != RAW, "SID-05", f"{path} is the sidecar of an image")
         self._refuse_if(volume and volume.length < header.first(HOST).length, "SID-02", f"{volume_path} is too short")
         self._refuse_if(header.first(MERGE_MARK), "CHN-04", f"{path} is being merged into")
-        self._refuse_if(header.first(COPY_MARK), "CHN-06", f"{path} is not a whole copy yet")
+        self._refuse_if(self._is_no_copy(header), "CHN-06", f"{path} is not a whole copy yet")
         self.layers.append(Layer(file, header, volume, unverified=volume is not None))      # CHN-09
         former = header.first(HOST).former if volume and header.state == CLOSED else NIL
         self.trackers.append((file, header, former not in (NIL, volume and volume.fingerprint())))      # EPO-07
@@ -729,6 +763,7 @@ class Disk(ExitStack):
         header = right_header(file) if link.format == LVD else None                         # CHN-08
         if header:
             self._refuse_if(header.kind == SIDECAR, "SID-07", f"{path} is a sidecar: no disk by itself")
+            self._refuse_if(header.kind == GROUP, "GRP-05", f"{path} is the file of a group: no disk")
         self._match(link, header, path)
         parent = QedImage(file) if link.format == QED else Layer(file, header, unverified=link.flags == 0)  # CHN-09
         self._refuse_if(link.visible_length > parent.size, "CHN-05", f"{path} is too short for its child", "refused")
@@ -748,7 +783,7 @@ class Disk(ExitStack):
             self._refuse_if(not (child_above and is_named), "CHN-04", message)
         else:
             self._refuse_if(header.epoch != link.epoch, "CHN-03", f"{path} has changed since the link was made")
-        self._refuse_if(header.first(COPY_MARK), "CHN-06", f"{path} is not a whole copy yet")
+        self._refuse_if(self._is_no_copy(header), "CHN-06", f"{path} is not a whole copy yet")
 
     def bitmaps(self):
         """Yield what the dirty bitmaps of the top tell, those beside it too."""
@@ -797,7 +832,7 @@ def read(args):
     """Write the disk to a new file. Zeros become holes there, and so does what cannot be read, which is reported."""
     digest, extents, unreadable = hashlib.sha256(), [], []
     policy = given_parents(args.parent)
-    with Disk(args.file, policy, args.volume, args.override) as disk, open(args.output, "xb") as out:
+    with Disk(args.file, policy, args.volume, args.override, group=args.group) as disk, open(args.output, "xb") as out:
         out.truncate(disk.size)
         for extent in disk.extents():
             layer = disk.layers.index(extent.layer) if extent.layer else None
@@ -833,7 +868,8 @@ def layer_as_json(layer):
 
 def dirty(args):
     """Say what the dirty bitmaps tell."""
-    with Disk(args.file, given_parents(args.parent), args.volume, args.override, beside=args.beside) as disk:
+    policy = given_parents(args.parent)
+    with Disk(args.file, policy, args.volume, args.override, beside=args.beside, group=args.group) as disk:
         bitmaps = [bitmap._asdict() for bitmap in disk.bitmaps()]
         none = [{"name": name, "rule": rule} for name, rule in disk.no_bitmaps()]
         point = disk.layers[0].header.point()
@@ -864,6 +900,7 @@ def main():
         if command in (read, dirty):
             options.add_argument("--parent", metavar="FILE", action="append", default=[])
             options.add_argument("--volume", metavar="FILE")
+            options.add_argument("--group", metavar="FILE")
             options.add_argument("--override", metavar="RULE", action="append", default=[])
         if command is dirty:
             options.add_argument("--beside", metavar="FILE")

@@ -223,7 +223,7 @@ class Fields(Case):
         f = self.fails_header
         f("HDR-07", reserved=bytes(19) + b"\1")
         f("HDR-08", "unsupported", incompat=1 << 63)
-        f("HDR-10", "unsupported", kind=3)
+        f("HDR-10", "unsupported", kind=4)
         f("HDR-11", state=3)
         f("HDR-12", uuid=bytes(16))
         f("HDR-12", epoch=bytes(16))
@@ -237,6 +237,23 @@ class Fields(Case):
         f("HDR-16", size=1 << 60)
         f("SID-01", kind=2, data=0)
         f("HDR-14", kind=2, records=[host(10)])
+
+    def test_groups(self):
+        """A copy is one if the file of its group says moved, and that file is no disk."""
+        decided = lambda group, decision: self.build(
+            header(0, [record(9, struct.pack("<I12x", decision))], kind=3, data=0, uuid=U(group)))
+        copy = self.build(header(0, [copymark(U(1))]))
+        self.assertEqual(self.content(copy, group=decided(1, 1)), b"")
+        self.fails("CHN-06", copy)
+        self.fails("CHN-06", copy, group=decided(1, 0))
+        self.fails("CHN-06", copy, group=decided(2, 1))
+        self.fails("GRP-03", copy, group=decided(1, 2), result="unsupported")
+        self.fails("GRP-05", copy, group=copy, result="refused")
+        self.fails("GRP-05", decided(1, 1), result="refused")
+        in_group = [record(8, U(1) + bytes(16), flags=0)]
+        self.assertEqual(self.content(self.build(header(0, in_group, ro=1))), b"")
+        self.fails_header("GRP-04", records=in_group)
+        self.fails_header("GRP-04", ro=1)
 
     def test_ro_compat(self):
         self.assertEqual(self.content(self.build(header(0, ro=1 << 5, compat=77))), b"")

@@ -54,11 +54,11 @@ def content(disk, start, end):
 
 
 def is_claimed(vector, case):
-    """The page leaves out sidecars, QED and writers. What callers may override is no part of it either."""
-    asks = {"volume", "beside", "depth", "trust_links", "ignore_marks"} & set(case)
+    """The page leaves out sidecars, groups, QED and writers. What callers may override is no part of it either."""
+    asks = {"volume", "beside", "group", "depth", "trust_links", "ignore_marks"} & set(case)
     is_about_writing = case.get("write") and case["result"] not in ("valid", "damaged")
-    is_about_qed = "qed" in vector["name"]
-    return not asks and not is_about_writing and not is_about_qed
+    is_about_others = "qed" in vector["name"] or vector["name"].startswith("grp")
+    return not asks and not is_about_writing and not is_about_others
 
 
 def pieces(extent):

@@ -340,7 +340,7 @@ class Checks(Case):
         size = 3 * SECTOR_BITS * PAGE
         bits = Section(ALLOCATION, 12, size, [(0, size >> 12)])
         dirty = Section(DIRTY, 12, size, sealed={0, 1, 2})
-        header = Header(size, [bits, dirty, Unknown(700, b"abc")], state=7, ro_compat=1)
+        header = Header(size, [bits, dirty, Unknown(700, b"abc")], state=7, ro_compat=2)
         header.records += [Bitmap("a", dirty.id, NIL, DISABLED), Bitmap("", dirty.id, header.epoch, RECORDING)]
         description = new_file(header)
         file = compose(description)
@@ -365,7 +365,7 @@ class Checks(Case):
         """What is missing is not known if a record breaks REC-05, or the records do not fill the header."""
         for name, rules in (("rec-reserved-section_and_kind", ["REC-05"]), ("rec-length-parent_and_format", ["REC-05"]),
                             ("sid-host-reserved_and_format", ["REC-05"]), ("sid-host-longer", ["REC-05"]),
-                            ("sid-host-missing", ["SEC-09", "SID-01"]), ("sid-kind-3", ["HDR-10"]),
+                            ("sid-host-missing", ["SEC-09", "SID-01"]), ("sid-kind-4", ["HDR-10"]),
                             ("sid-walk-none_counted", ["REC-01"]), ("sid-host-two", ["REC-06"])):
             with self.subTest(name):
                 folder = VECTORS / "vectors" / name[:3]

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 import reader
-from reader import (ALLOCATION, BITMAP, BITMAP_LAYOUT, CLOSED, COPY_MARK, FIXED, HOST, IMAGE, MAGIC, MERGE_MARK, NIL,
-                    PAGE, PARENT, POINT, POINT_LAYOUT, RECORD_HEAD, RECORDS, SEAL, SECTION, SECTOR, SECTOR_BITS, SLOT,
-                    crc32c, div_up)
+from reader import (ALLOCATION, BITMAP, BITMAP_LAYOUT, CLOSED, COPY_MARK, DECISION, FIXED, GROUP_MARK, HOST, IMAGE,
+                    MAGIC, MERGE_MARK, NIL, PAGE, PARENT, POINT, POINT_LAYOUT, RECORD_HEAD, RECORDS, SEAL, SECTION, SECTOR,
+                    SECTOR_BITS, SLOT, crc32c, div_up)
 
 # Reserved fields are given to the layouts as empty bytes, which they fill up with zeros.
 
@@ -120,6 +120,26 @@ class CopyMark:
 
     def payload(self):
         return RECORDS[COPY_MARK][1].pack(self.group, b"")
+
+
+@dataclass
+class GroupMark:
+    group: bytes
+
+    type, required = GROUP_MARK, False
+
+    def payload(self):
+        return RECORDS[GROUP_MARK][1].pack(self.group, b"")
+
+
+@dataclass
+class Decision:
+    decision: int
+
+    type, required = DECISION, True
+
+    def payload(self):
+        return RECORDS[DECISION][1].pack(self.decision, b"")
 
 
 @dataclass

@@ -293,6 +293,52 @@ fn grouped_jobs_end_together() {
     lvd!("read", place.path("two2.lvd"), "0", "512").ok();
 }
 
+/// Story 45: the guests of two mirrors move as one decision, or neither does.
+#[test]
+fn guests_move_together() {
+    let place = Place::new();
+    let (server, mut monitor) = two(&place);
+    let mut client = server.guest();
+    client.write(0, &[1; 4096]);
+    let mirror = |monitor: &mut Monitor, device: &str, target: &str| {
+        let speed = if target == "slow.lvd" { 1 } else { 0 };
+        let data = json!({ "device": device, "job-id": device, "target": target, "sync": "full", "speed": speed });
+        monitor.ok("drive-mirror", data);
+    };
+    let together = |ids: &[&str], group: &str| json!({ "ids": ids, "group": group });
+    mirror(&mut monitor, "disk", "copy1.lvd");
+    monitor.until("BLOCK_JOB_READY");
+    let command = "job-complete-together";
+    monitor.fails(command, together(&["disk", "two"], "g.lvg"), "DeviceNotActive", "two");
+    client.write(8 << 16, &[1; 4096]);
+    monitor.ok("drive-backup", json!({ "device": "two", "job-id": "two", "target": "x", "sync": "none" }));
+    monitor.until("BLOCK_JOB_READY");
+    monitor.fails(command, together(&["disk", "two"], "g.lvg"), "GenericError", "does not move together");
+    monitor.ok("job-cancel", json!({ "id": "two" }));
+    monitor.course("null");
+    monitor.fails(command, together(&["disk", "disk"], "g.lvg"), "GenericError", "different jobs");
+    monitor.fails(command, together(&["disk"], "one.lvd"), "GenericError", "a new file");
+    assert!(!place.path("g.lvg").exists());
+    mirror(&mut monitor, "two", "copy2.lvd");
+    monitor.until("BLOCK_JOB_READY");
+    client.write(4096, &[2; 4096]);
+    monitor.ok(command, together(&["disk", "two"], "g.lvg"));
+    for _ in 0..2 {
+        assert_eq!(monitor.until("BLOCK_JOB_COMPLETED")["error"], Value::Null);
+    }
+    let mut server = server;
+    server.signal("KILL");
+    server.end();
+    // Without the file of the group the old disks are not written to; by it they are known to have moved.
+    lvd!("bitmap", "add", place.path("one.lvd"), "more").fails(1, "group");
+    lvd!("bitmap", "add", "--group", place.path("g.lvg"), place.path("two.lvd"), "more").fails(1, "moved");
+    for copy in ["copy1.lvd", "copy2.lvd"] {
+        lvd!("check", place.path(copy)).ok();
+    }
+    let found = content(&place.path("copy1.lvd"));
+    assert_eq!([found[0], found[4096], found[8 << 16]], [1, 2, 1]);
+}
+
 /// Stories 58 and 71: the server is killed while a backup runs; the same backup, asked for again, is right.
 #[test]
 fn a_backup_that_was_killed_is_asked_for_again() {

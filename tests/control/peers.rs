@@ -106,6 +106,11 @@ async def main():
         await do(verb, **{key: "m"})
         await gone("m")
 
+    await do("drive-mirror", target="together.lvd", **mirror)
+    await until("m", "ready")
+    await do("job-complete-together", ids=["m"], group="group.lvg")
+    await gone("m")
+
     await do("blockdev-snapshot-sync", device="disk", snapshot__file="over.lvd")
     add = {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "c"}}
     await do("transaction", actions=[add])

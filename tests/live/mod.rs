@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits for a time to pass where the right code is at work: a breakpoint stops a request exactly where the
 //! story wants it. Only a wrong code is given a moment to show itself ([`a_moment`]).
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses a part")]
 
 mod guest;
 mod stage;

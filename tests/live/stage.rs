@@ -110,6 +110,11 @@ impl Staged {
         self.cue(kind, range, Act::Fail, 0)
     }
 
+    /// As [`fail`](Self::fail), once `skip` others have gone on.
+    pub fn fail_after(&self, kind: Kind, range: Range<u64>, skip: usize) -> Held<'_> {
+        self.cue(kind, range, Act::Fail, skip)
+    }
+
     /// How often a request of `kind` has touched `range` of the guest's disk.
     pub fn count(&self, kind: Kind, range: Range<u64>) -> usize {
         let range = self.place(range);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The version of the protocol.
 const PROTOCOL: u64 = 1;
 /// What a runner may ask for.
-const FEATURES: [&str; 7] = ["sidecars", "qed", "bitmaps", "check", "write", "jobs", "live"];
+const FEATURES: [&str; 8] = ["sidecars", "groups", "qed", "bitmaps", "check", "write", "jobs", "live"];
 /// A runner reads no more at once.
 const MOST_READ: u64 = 16 << 20;
 

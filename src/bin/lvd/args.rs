@@ -154,9 +154,12 @@ pub struct Opening {
     /// Open a chain although a parent is not the one, or not in the state, that its child names.
     #[arg(long)]
     pub trust_links: bool,
-    /// Open a file although it says that a merge into it or a copy to it has not ended.
+    /// Open a file although it says that a merge into it or a copy to it has not ended, or that it may have moved.
     #[arg(long)]
     pub ignore_marks: bool,
+    /// The file of a group of disks that move together: it says of those in it which are the disks.
+    #[arg(long, value_name = "FILE")]
+    pub group: Option<PathBuf>,
 }
 
 /// How a job runs.
@@ -773,7 +776,15 @@ pub enum Job {
     /// End a mirror that is ready with a target that is the disk of this moment; the guest stays.
     Split(NamedJob),
     /// End a mirror, or a commit of the guest's layer, that is ready: the guest moves.
-    Complete(NamedJob),
+    Complete {
+        #[command(flatten)]
+        control: Control,
+        /// The new file in which it is decided that the guests of several mirrors move: after any crash all have, or none.
+        #[arg(long, value_name = "FILE")]
+        group: Option<PathBuf>,
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<String>,
+    },
     /// Let a job that waits for it make what it has done count.
     Finalize(NamedJob),
     /// Forget a job that has ended.

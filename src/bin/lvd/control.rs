@@ -56,7 +56,13 @@ pub fn job(verb: &Job) -> Result<()> {
         Job::Resume(job) => ask(&job.control, "job-resume", json!({ "id": job.id })),
         Job::Cancel(job) => ask(&job.control, "job-cancel", json!({ "id": job.id })),
         Job::Split(job) => ask(&job.control, "block-job-cancel", json!({ "device": job.id })),
-        Job::Complete(job) => ask(&job.control, "job-complete", json!({ "id": job.id })),
+        Job::Complete { control, group, ids } => match (group, &ids[..]) {
+            (Some(group), ids) => {
+                ask(control, "job-complete-together", json!({ "ids": ids, "group": file(Some(group))? }))
+            }
+            (None, [id]) => ask(control, "job-complete", json!({ "id": id })),
+            (None, _) => Err(Error::Invalid("several jobs are completed together by the file of a --group".into())),
+        },
         Job::Finalize(job) => ask(&job.control, "job-finalize", json!({ "id": job.id })),
         Job::Dismiss(job) => ask(&job.control, "job-dismiss", json!({ "id": job.id })),
         Job::SetSpeed { job, speed } => {

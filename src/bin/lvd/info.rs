@@ -5,7 +5,7 @@ use crate::open::{self, Disk, beside, file_of};
 use crate::{Outcome, output};
 use lvd::chain::Layer;
 use lvd::foreign::{Qed, QedFacts};
-use lvd::format::{Bitmap, Header, HostFormat, Kind, Parent, State};
+use lvd::format::{Bitmap, CopyMark, GroupMark, Header, HostFormat, Kind, Parent, State};
 use lvd::image::{CheckReport, Image, OpenOptions};
 use lvd::storage::{LockMode, Storage};
 use lvd::units::Size;
@@ -148,6 +148,8 @@ impl Facts {
                 json!({ "child-uuid": mark.child_uuid.to_string(), "child-epoch": mark.child_epoch.to_string() })
             }),
             "copy-mark": header.copy_mark.as_ref().map(|mark| json!({ "group": mark.group.to_string() })),
+            "group-mark": header.group_mark.map(|mark| json!({ "group": mark.group.to_string() })),
+            "decision": header.decision.map(|decision| decision.to_string()),
         });
         if let Some(parent) = &header.parent {
             merge(&mut value, self.parent_json(parent));
@@ -196,14 +198,21 @@ impl Facts {
                 return text;
             }
         };
-        if header.kind == Kind::Sidecar {
-            let of = header
-                .host
-                .map_or("nothing", |host| if host.format == HostFormat::Lvd { "an image" } else { "a raw volume" });
-            line("kind", &format!("sidecar of {of}"));
-        } else {
-            line("data offset", &header.data_offset);
-            line("complete", &if header.complete() { "yes" } else { "no" });
+        match header.kind {
+            Kind::Sidecar => {
+                let of = header
+                    .host
+                    .map_or("nothing", |host| if host.format == HostFormat::Lvd { "an image" } else { "a raw volume" });
+                line("kind", &format!("sidecar of {of}"));
+            }
+            Kind::Group => line("kind", &"group of disks"),
+            Kind::Image => {
+                line("data offset", &header.data_offset);
+                line("complete", &if header.complete() { "yes" } else { "no" });
+            }
+        }
+        if let Some(decision) = header.decision {
+            line("decision", &decision);
         }
         if let Some(section) = header.allocation() {
             line("block size", &Size(section.granule()));
@@ -228,8 +237,14 @@ impl Facts {
         if let Some(mark) = &header.merge_mark {
             line("being merged into by", &mark.child_uuid);
         }
-        if header.copy_mark.is_some() {
-            line("not a copy yet", &"the job that fills it has not finished");
+        if let Some(CopyMark { group }) = header.copy_mark {
+            match group.is_nil() {
+                true => line("not a copy yet", &"the job that fills it has not finished"),
+                false => line("not a copy until moved by group", &group),
+            }
+        }
+        if let Some(GroupMark { group }) = header.group_mark {
+            line("not the disk once moved by group", &group);
         }
         text
     }

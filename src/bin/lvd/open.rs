@@ -4,7 +4,7 @@ use crate::args::{Access, Cache, Format, Opening, OutputFormat};
 use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, RawDevice, joined_hint};
 use lvd::foreign::Qed;
 use lvd::format::{HostFormat, Parent};
-use lvd::image::{CreateOptions, Image, OpenOptions};
+use lvd::image::{CreateOptions, Group, Image, OpenOptions};
 use lvd::nbd::client::NbdStorage;
 use lvd::nbd::{self, Uri};
 use lvd::storage::{Create, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
@@ -127,6 +127,12 @@ pub fn beside(child: &Path, hint: &str) -> PathBuf {
     }
 }
 
+/// Opens the group that the user named, if any.
+pub fn group(opening: &Opening, write: bool) -> Result<Option<Arc<Group>>> {
+    let open = |path: &PathBuf| Group::open(storage(path, write, &opening.access, None)?, host()).map(Arc::new);
+    opening.group.as_ref().map(open).transpose()
+}
+
 /// Has the bitmaps in `sidecar` follow the top of `chain`.
 fn attach(chain: &Chain, sidecar: Arc<dyn Storage>, write: bool) -> Result<()> {
     sidecar.lock(if write { LockMode::Exclusive } else { LockMode::Shared })?;
@@ -154,6 +160,7 @@ impl Disk {
             write_also,
             trust_links: opening.trust_links,
             ignore_marks: opening.ignore_marks,
+            group: group(opening, write)?,
             ..ChainOptions::default()
         };
         let policy = Hints { access: opening.access.clone() };

@@ -78,7 +78,8 @@ pub fn rebase(arguments: &Rebase) -> Result<()> {
 fn relink(arguments: &Rebase, child: &Path, parent: Option<&ParentOf>) -> Result<()> {
     let access = &arguments.opening.access;
     let file = open::storage(child, true, access, Some(LockMode::Exclusive))?;
-    let options = OpenOptions { write: true, ignore_marks: arguments.opening.ignore_marks, ..OpenOptions::default() };
+    let (ignore_marks, group) = (arguments.opening.ignore_marks, open::group(&arguments.opening, true)?);
+    let options = OpenOptions { write: true, ignore_marks, group, ..OpenOptions::default() };
     let image = match arguments.opening.sidecar {
         Some(_) => {
             let volume = open::storage(&arguments.image, true, access, Some(LockMode::Exclusive))?;

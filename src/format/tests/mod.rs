@@ -40,6 +40,18 @@ pub(super) fn overlay() -> Header {
     Header { sections: vec![allocation()], parent: Some(parent()), ..image() }
 }
 
+/// The file of a group that has not decided.
+pub(super) fn group() -> Header {
+    Header { decision: Some(Decision::Undecided), ..Header::new(Kind::Group, UUID, EPOCH, 0, 0) }
+}
+
+/// An image that is in a group.
+pub(super) fn grouped() -> Header {
+    let mut header = image();
+    header.set_group_mark(Some(GroupMark { group: UUID }));
+    header
+}
+
 /// The allocation bitmap of a raw volume.
 pub(super) fn sidecar() -> Header {
     let host = Some(HostRecord { format: HostFormat::Raw, length: MIB, former: Uuid::NIL });

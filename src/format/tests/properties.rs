@@ -37,12 +37,27 @@ fn link(virtual_size: u64) -> impl Strategy<Value = Parent> {
 
 /// A record of unknown type, or one of a bitmap or point that is too short to be one.
 fn record() -> impl Strategy<Value = RawRecord> {
-    let number = prop_oneof![Just(0u16), 6..10u16, Just(u16::MAX)];
+    let number = prop_oneof![Just(0u16), 6..8u16, 10..12u16, Just(u16::MAX)];
     (number, vec(any::<u8>(), 0..31)).prop_map(|(record_type, payload)| RawRecord { record_type, flags: 0, payload })
 }
 
 /// Any header that keeps the rules.
 pub(super) fn header() -> impl Strategy<Value = Header> {
+    prop_oneof![9 => disk(), 1 => decided()]
+}
+
+/// The header of a group's file.
+fn decided() -> impl Strategy<Value = Header> {
+    (id(), id(), 1..1u64 << 63, proptest::sample::select(Decision::ALL)).prop_map(
+        |(uuid, epoch, sequence, decision)| Header {
+            sequence,
+            decision: Some(decision),
+            ..Header::new(Kind::Group, uuid, epoch, 0, 0)
+        },
+    )
+}
+
+fn disk() -> impl Strategy<Value = Header> {
     let size = prop_oneof![Just(0u64), 0..4096u64, 0..=1u64 << 60, Just(1 << 60)];
     size.prop_flat_map(|size| {
         (
@@ -50,32 +65,40 @@ pub(super) fn header() -> impl Strategy<Value = Header> {
             vec(section(size), 0..5),
             section(size),
             proptest::option::of(link(size)),
-            (proptest::option::of((id(), id())), proptest::option::of(any::<[u8; 16]>()), vec(record(), 0..3)),
+            (
+                proptest::option::of((id(), id())),
+                proptest::option::of(any::<[u8; 16]>()),
+                proptest::option::of(id()),
+                vec(record(), 0..3),
+            ),
             (any::<u64>(), any::<u64>(), 0..1u64 << 20),
         )
     })
-    .prop_map(|(fixed, sections, allocation, parent, (merge, copy, unknown), (ro_compat, compat, host_more))| {
-        let (size, sidecar, overlay, sequence, uuid, epoch, state) = fixed;
-        let mut header = Header::new(if sidecar { Kind::Sidecar } else { Kind::Image }, uuid, epoch, size, 0);
-        header.state = State::ALL[state];
-        header.sequence = sequence;
-        (header.ro_compat, header.compat) = (ro_compat, compat);
-        header.sections = sections;
-        if overlay || parent.is_some() {
-            let (kind, required) = (SectionKind::Allocation, true);
-            let length = Section::needed_length(size, allocation.granularity_shift);
-            header.sections.push(Section { kind, required, covered: size, length, ..allocation });
-        }
-        header.parent = parent;
-        header.merge_mark = merge.map(|(child_uuid, child_epoch)| MergeMark { child_uuid, child_epoch });
-        header.copy_mark = copy.map(|group| CopyMark { group: Uuid(group) });
-        header.host =
-            sidecar.then(|| HostRecord { format: HostFormat::Raw, length: size + host_more, former: Uuid::NIL });
-        header.unknown = unknown;
-        header.unknown.sort_by_key(|record| record.record_type);
-        place(&mut header);
-        header
-    })
+    .prop_map(
+        |(fixed, sections, allocation, parent, (merge, copy, group, unknown), (ro_compat, compat, host_more))| {
+            let (size, sidecar, overlay, sequence, uuid, epoch, state) = fixed;
+            let mut header = Header::new(if sidecar { Kind::Sidecar } else { Kind::Image }, uuid, epoch, size, 0);
+            header.state = State::ALL[state];
+            header.sequence = sequence;
+            (header.ro_compat, header.compat) = (ro_compat, compat);
+            header.sections = sections;
+            if overlay || parent.is_some() {
+                let (kind, required) = (SectionKind::Allocation, true);
+                let length = Section::needed_length(size, allocation.granularity_shift);
+                header.sections.push(Section { kind, required, covered: size, length, ..allocation });
+            }
+            header.parent = parent;
+            header.merge_mark = merge.map(|(child_uuid, child_epoch)| MergeMark { child_uuid, child_epoch });
+            header.copy_mark = copy.map(|group| CopyMark { group: Uuid(group) });
+            header.set_group_mark(group.map(|group| GroupMark { group }));
+            header.host =
+                sidecar.then(|| HostRecord { format: HostFormat::Raw, length: size + host_more, former: Uuid::NIL });
+            header.unknown = unknown;
+            header.unknown.sort_by_key(|record| record.record_type);
+            place(&mut header);
+            header
+        },
+    )
 }
 
 /// Puts the sections behind the slots and the data behind them.

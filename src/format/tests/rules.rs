@@ -74,6 +74,18 @@ const HEADERS: &[Case] = &[
     (Violation::HostCovers, sidecar, |h| {
         h.host = Some(HostRecord { format: HostFormat::Raw, length: MIB - 1, former: Uuid::NIL })
     }),
+    (Violation::DecisionHome, group, |h| h.decision = None),
+    (Violation::DecisionHome, image, |h| h.decision = Some(Decision::Moved)),
+    (Violation::GroupAlone, group, |h| h.virtual_size = 1),
+    (Violation::GroupAlone, group, |h| h.sections.push(Section { covered: 0, ..allocation() })),
+    (Violation::GroupAlone, group, |h| h.host = Some(HostRecord { length: 0, ..sidecar().host.unwrap() })),
+    (Violation::GroupAlone, group, |h| h.merge_mark = Some(MergeMark { child_uuid: UUID, child_epoch: EPOCH })),
+    (Violation::GroupAlone, group, |h| h.copy_mark = Some(CopyMark { group: Uuid::NIL })),
+    (Violation::GroupAlone, group, |h| h.set_group_mark(Some(GroupMark { group: UUID }))),
+    (Violation::DataOffset, group, |h| h.data_offset = 128 << 10),
+    (Violation::GroupMark, grouped, |h| h.group_mark = Some(GroupMark { group: Uuid::NIL })),
+    (Violation::GroupMark, grouped, |h| h.group_mark = None),
+    (Violation::GroupMark, grouped, |h| h.ro_compat = 0),
 ];
 
 /// Bytes of a sound overlay that break one rule each when they are put at an offset. Behind the magic, the
@@ -87,7 +99,7 @@ const BYTES: &[(Violation, usize, &[u8])] = &[
     (Violation::HeaderLength, 12, &[8, 0, 1, 0]),
     (Violation::HeaderChecksum, 16, &[0, 0, 0, 0]),
     (Violation::Kind, 20, &[0]),
-    (Violation::Kind, 20, &[3]),
+    (Violation::Kind, 20, &[4]),
     (Violation::State, 22, &[3]),
     (Violation::HeaderReserved, 108, &[1]),
     (Violation::HeaderReserved, 127, &[1]),
@@ -189,6 +201,12 @@ fn records_that_break_a_rule_are_refused() {
         (Violation::HostFormat, one_record(5, 1, &host), 1),
         (Violation::RequiredRecord, one_record(99, 1, &[]), 1),
         (Violation::RecordFlags, one_record(99, 4, &[]), 1),
+        (Violation::KnownRecordRequired, one_record(8, 1, &copy), 1),
+        (Violation::KnownRecordRequired, one_record(9, 0, &[0; 16]), 1),
+        (Violation::RecordLength, one_record(8, 0, &[7; 32]), 1),
+        (Violation::RecordLength, one_record(9, 1, &[0; 8]), 1),
+        (Violation::RecordLength, one_record(9, 1, &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 1),
+        (Violation::Decision, one_record(9, 1, &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 1),
         (Violation::RecordWalk, vec![0; 8], 0),
         (Violation::RecordWalk, [one_record(6, 0, &[1]), vec![6, 0, 0, 0, 1, 0, 0, 0]].concat(), 2),
     ];
@@ -202,10 +220,10 @@ fn records_that_break_a_rule_are_refused() {
 #[test]
 fn every_rule_of_a_header_is_tested() {
     let mut tested: BTreeSet<_> = HEADERS.iter().map(|case| case.0).chain(BYTES.iter().map(|case| case.0)).collect();
-    // In the tests of this file and of `slots`.
+    // In the tests of this file, of `slots`, and of chains.
     tested.extend([Violation::HostFormat, Violation::Slots, Violation::EqualSequence, Violation::ReadOnlyFeature]);
-    tested.extend([Violation::DataArea, Violation::SectionInFile]);
-    let rules = Violation::ALL.iter().filter(|rule| ["HDR", "REC", "SEC"].contains(&&rule.id()[..3]));
+    tested.extend([Violation::DataArea, Violation::SectionInFile, Violation::Decision, Violation::Moved]);
+    let rules = Violation::ALL.iter().filter(|rule| ["HDR", "REC", "SEC", "GRP"].contains(&&rule.id()[..3]));
     assert_eq!(rules.filter(|rule| !tested.contains(rule)).collect::<Vec<_>>(), Vec::<&Violation>::new());
 }
 
@@ -217,7 +235,7 @@ fn a_known_type_does_not_hide_among_the_unknown() {
 
 #[test]
 fn a_header_that_outgrows_its_slot_is_not_written() {
-    let unknown = vec![RawRecord { record_type: 9, flags: 0, payload: vec![1; 65536 - 128 - 8] }];
+    let unknown = vec![RawRecord { record_type: 99, flags: 0, payload: vec![1; 65536 - 128 - 8] }];
     let mut header = Header { unknown, ..image() };
     assert_eq!(header.encode().unwrap().len(), 65536);
     assert_eq!(Header::decode(&header.encode().unwrap()).unwrap(), header);

@@ -5,7 +5,9 @@ use crate::format::bitmap::{BitmapBody, PointBody};
 use crate::format::header::FixedHeader;
 use crate::format::layout::OnDisk;
 use crate::format::qed::QedFixed;
-use crate::format::record::{CopyMarkBody, HostBody, MergeMarkBody, ParentBody, RecordHead, SectionBody};
+use crate::format::record::{
+    CopyMarkBody, DecisionBody, GroupMarkBody, HostBody, MergeMarkBody, ParentBody, RecordHead, SectionBody,
+};
 use crate::format::seal::SealedSector;
 
 #[test]
@@ -19,6 +21,8 @@ fn sizes_are_as_specified() {
         ("Merge mark", 48),
         ("Copy mark", 32),
         ("Host", 32),
+        ("Group mark", 32),
+        ("Decision", 16),
         ("Bitmap", 64),
         ("Point", 32),
         ("Sealed sector", 512),
@@ -49,6 +53,8 @@ fn structures_take_all_their_bytes() {
     whole::<MergeMarkBody>();
     whole::<CopyMarkBody>();
     whole::<HostBody>();
+    whole::<GroupMarkBody>();
+    whole::<DecisionBody>();
     whole::<BitmapBody>();
     whole::<PointBody>();
     whole::<SealedSector>();

@@ -94,6 +94,8 @@ impl Subject {
         let image = match self.header.kind {
             Kind::Image => Image::open(self.file.clone(), host, &options)?,
             Kind::Sidecar => Image::open_sidecar(self.file.clone(), self.data.clone(), host, &options)?,
+            // What is refused is no disk, and this is none either.
+            Kind::Group => Image::open(self.file.clone(), host, &options)?,
         };
         if self.header.parent.is_some() {
             image.set_below(Some(Arc::new(RawDevice::new(self.below.clone(), false)?)));

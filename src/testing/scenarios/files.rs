@@ -4,7 +4,7 @@ use crate::chain::{Chain, ChainOptions, ParentPolicy};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::{Header, Parent};
-use crate::image::{CreateOptions, Image};
+use crate::image::{CreateOptions, Group, Image};
 use crate::storage::{Host, Storage};
 use crate::testing::host::SimHost;
 use crate::testing::laws::Opened;
@@ -34,7 +34,10 @@ pub(super) fn hint(name: &str) -> String {
     format!("{}/{name}", "directory".repeat(40))
 }
 
-/// Opens a chain from `name` down. `write_also` as in [`ChainOptions`].
+/// The group of a scenario, if its file is there and right.
+pub(super) const GROUP: &str = "group.lvg";
+
+/// Opens a chain from `name` down, by the group if there is one. `write_also` as in [`ChainOptions`].
 pub(super) fn chain(
     disk: &SimDisk,
     host: Arc<dyn Host>,
@@ -42,7 +45,8 @@ pub(super) fn chain(
     write: bool,
     write_also: Option<usize>,
 ) -> Result<Chain> {
-    let options = ChainOptions { write, write_also, ..ChainOptions::default() };
+    let group = if disk.exists(GROUP) { Group::open(disk.open(GROUP, write)?, host.clone()).ok() } else { None };
+    let options = ChainOptions { write, write_also, group: group.map(Arc::new), ..ChainOptions::default() };
     let top = disk.open(name, write)?;
     if name.ends_with(".raw") {
         return Chain::open_raw(top, host, &options);
@@ -94,6 +98,27 @@ views! {
     volume_raw "volume.raw"
     sidecar "volume.raw.lvb"
     tracked "tracked.raw.lvb"
+}
+
+/// Disks that move together: each as it is at first, and its copy.
+pub(super) const MOVING: [[&str; 2]; 2] = [["one.lvd", "one.copy.lvd"], ["two.lvd", "two.copy.lvd"]];
+
+pub(super) fn one(disk: &SimDisk) -> Result<Opened> {
+    look(disk, side(disk)?[0])
+}
+
+pub(super) fn two(disk: &SimDisk) -> Result<Opened> {
+    look(disk, side(disk)?[1])
+}
+
+/// The files that are the disks now: of each exactly one opens for writing, and of both the same one.
+pub(super) fn side(disk: &SimDisk) -> Result<[&'static str; 2]> {
+    let opens = |name| chain(disk, Arc::new(SimHost::new(0)), name, true, None).is_ok();
+    match MOVING.map(|sides| sides.map(opens)) {
+        [[true, false], [true, false]] => Ok(MOVING.map(|[source, _]| source)),
+        [[false, true], [false, true]] => Ok(MOVING.map(|[_, target]| target)),
+        open => Err(Error::Invalid(format!("{open:?} of {MOVING:?} open for writing"))),
+    }
 }
 
 /// Opens the top on its own: it has no parent any more.

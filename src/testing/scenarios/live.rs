@@ -160,7 +160,7 @@ fn merge_below(w: &mut World) -> Result<()> {
 }
 
 /// Small pieces, and little that may be behind.
-const OPTIONS: MirrorOptions =
+pub(super) const OPTIONS: MirrorOptions =
     MirrorOptions { granularity: BLOCK, bound: BLOCK, piece: 2 * BLOCK, pace: Pace::Background, share: 100 };
 
 /// How a copy ends.

@@ -11,6 +11,7 @@ mod jobs;
 mod live;
 mod making;
 mod merging;
+mod moving;
 mod resizing;
 
 use super::crash::Scenario;
@@ -61,6 +62,7 @@ pub const ALL: &[&Scenario] = &[
     &live::STREAM,
     &live::MERGE_BELOW,
     &live::MIRROR_ABANDON,
+    &moving::GROUP_PIVOT,
 ];
 
 /// More, in which so much happens that [`Limits::USUAL`](super::crash::Limits::USUAL) take minutes.

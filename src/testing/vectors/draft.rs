@@ -16,6 +16,8 @@ pub(super) const COPY_MARK: u16 = 4;
 pub(super) const HOST: u16 = 5;
 pub(super) const BITMAP: u16 = 6;
 pub(super) const POINT: u16 = 7;
+pub(super) const GROUP_MARK: u16 = 8;
+pub(super) const DECISION: u16 = 9;
 
 /// The parts of a header.
 #[derive(Debug, Clone)]

@@ -155,7 +155,7 @@ fn words() -> Vec<Vector> {
             },
         ),
         field("hdr-kind-0", "No kind.", V::Kind, Unsupported, 20, &[0, 0]),
-        field("hdr-kind-3", "A kind that version 1 does not have.", V::Kind, Unsupported, 20, &[3, 0]),
+        field("hdr-kind-4", "A kind that version 1 does not have.", V::Kind, Unsupported, 20, &[4, 0]),
         field("hdr-kind-high_byte", "The kind is 257.", V::Kind, Unsupported, 20, &[1, 1]),
         field("hdr-state-3", "The first state that is none.", V::State, Invalid, 22, &[3, 0]),
         field("hdr-state-high_byte", "The state is 256.", V::State, Invalid, 22, &[0, 1]),
@@ -164,7 +164,7 @@ fn words() -> Vec<Vector> {
     compat.header.compat = 0x8000_0000_0000_0001;
     vectors
         .push(opens("hdr-compat-unknown", "Optional features that nobody knows.", &[], &mut compat).also(&["HDR-21"]));
-    vectors.extend([0, 31, 32, 63].map(read_only_feature));
+    vectors.extend([1, 31, 32, 63].map(read_only_feature));
     for (state, name) in [(State::Filling, "filling"), (State::Writing, "writing")] {
         let mut maker = plain();
         maker.header.state = state;

@@ -3,8 +3,8 @@
 use super::sparse::{Sparse, sixteen};
 use super::vector::{Case, Disk, Facts, Held, Stretch, Verdict};
 use crate::format::{
-    BITS_PER_SECTOR, Header, HostFormat, HostRecord, Identity, Kind, Parent, ParentFormat, Section, SectionKind, Uuid,
-    seal,
+    BITS_PER_SECTOR, Decision, Header, HostFormat, HostRecord, Identity, Kind, Parent, ParentFormat, Section,
+    SectionKind, Uuid, seal,
 };
 use crate::limits::{SECTOR_SIZE, SLOT_SIZE, SLOTS_END};
 use std::collections::BTreeSet;
@@ -97,6 +97,14 @@ impl Maker {
         maker.header.sections.push(section);
         maker.header.host = Some(HostRecord { format: HostFormat::Raw, length: size, former: Uuid::NIL });
         maker.volume = Some(Sparse::new(size));
+        maker
+    }
+
+    /// The file of a group that has not decided.
+    pub(super) fn group(tag: &str) -> Maker {
+        let mut maker = Maker::new(tag, Kind::Group, 0, 0);
+        maker.file.set_len(SLOTS_END);
+        maker.header.decision = Some(Decision::Undecided);
         maker
     }
 

@@ -11,6 +11,7 @@
 //! | [`pag`] | sealed sectors, whole and damaged |
 //! | [`alc`] | what a reader reads; geometry and limits |
 //! | [`sid`] | a sidecar and its volume |
+//! | [`grp`] | the file of a group, and the disks in it |
 //! | [`bmp`], [`int`], [`epo`] | dirty bitmaps; intents; bitmaps beside volumes and images |
 //! | [`chn`], [`link`] | parents, visible lengths, depth; identities and marks |
 //! | [`qed`] | parents in the format QED |
@@ -26,6 +27,7 @@ mod crash;
 mod dirty;
 mod draft;
 mod epo;
+mod grp;
 mod hdr;
 mod host;
 mod int;
@@ -68,6 +70,7 @@ pub fn all() -> Vec<Vector> {
         pag::all,
         alc::all,
         sid::all,
+        grp::all,
         bmp::all,
         int::all,
         epo::all,

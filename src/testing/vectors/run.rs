@@ -4,7 +4,7 @@ use super::host::Seeded;
 use super::made::content;
 use super::script::play;
 use super::sparse::Sparse;
-use super::vector::{After, Case, Disk, File, Flag, Held, Perhaps, Stretch, Vector, Verdict};
+use super::vector::{After, Case, Disk, Facts, File, Flag, Held, Perhaps, Stretch, Vector, Verdict};
 use crate::chain::Chain;
 use crate::conformance::{Opening, Place, Told, facts, findings, kept, mark, open, repeat, told, verdict};
 use crate::device::BlockDevice;
@@ -281,6 +281,9 @@ fn check_after(chain: &Chain, after: &After, before: Option<&Header>) -> Result<
     same("the optional features", &header.compat, &after.compat)?;
     same("what was kept of unknown records", &kept(&header), &after.kept)?;
     same("the merge mark", &header.merge_mark.as_ref().map(mark), &after.merge_mark)?;
+    let Facts { copy_mark, group_mark, .. } = facts(&header);
+    same("the copy mark", &copy_mark, &after.copy_mark)?;
+    same("the group mark", &group_mark, &after.group_mark)?;
     let complete = header.allocation().is_none() && header.parent.is_none();
     said("whether it is complete", &complete, &after.complete.then_some(true))?;
     let visible = header.parent.as_ref().map_or(0, |parent| parent.visible_length);

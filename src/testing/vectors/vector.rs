@@ -61,6 +61,8 @@ pub enum Role {
     Sidecar,
     /// A raw disk beside a sidecar.
     Volume,
+    /// The decision of a group.
+    Group,
     /// Not a layer of it: another child of a parent, what a job copies to, where a rebase leads.
     Other,
 }
@@ -123,9 +125,12 @@ pub struct Case {
     /// The caller overrides CHN-03.
     #[serde(default, skip_serializing_if = "is_false")]
     pub trust_links: bool,
-    /// The caller overrides CHN-04 and CHN-06.
+    /// The caller overrides CHN-04, CHN-06 and GRP-06.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ignore_marks: bool,
+    /// The file of the group by whose decision marked files are opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// How it ends.
     pub result: Verdict,
     /// Refused or damaged: the rule that is broken first; any of them if there are several.
@@ -199,6 +204,12 @@ pub struct After {
     /// The merge mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge_mark: Option<Mark>,
+    /// The group of the copy mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_mark: Option<String>,
+    /// The group that decides whether the disk has moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_mark: Option<String>,
     /// The word of optional features.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub compat: u64,
@@ -320,6 +331,7 @@ impl Case {
             depth: None,
             trust_links: false,
             ignore_marks: false,
+            group: None,
             result,
             broken: ids(broken),
             header: None,
@@ -347,6 +359,7 @@ impl Case {
             depth: self.depth,
             trust_links: self.trust_links,
             ignore_marks: self.ignore_marks,
+            group: self.group.clone(),
         }
     }
 

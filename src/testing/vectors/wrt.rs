@@ -37,6 +37,8 @@ fn vector(name: &str, purpose: &str, maker: &mut Maker, then: Vec<Operation>, af
         visible_length: None,
         kept: records.map(|record| (record.record_type, record.flags, hex(&record.payload))).collect(),
         merge_mark: after.header.merge_mark.as_ref().map(mark),
+        copy_mark: None,
+        group_mark: None,
         compat: after.header.compat,
         disk: Some(after.expected()),
         perhaps: Vec::new(),

@@ -134,6 +134,14 @@ impl Files for AnyFile {
         })
     }
 
+    fn group(&self, name: &str) -> Result<Arc<dyn Storage>> {
+        let path = Path::new(name);
+        if open::uri(path)?.is_some() || std::fs::symlink_metadata(path).is_ok() {
+            return Err(Error::Invalid(format!("{name}: the file of a group is a new file of this machine")));
+        }
+        Ok(Target::open(path, &self.access)?.storage().clone())
+    }
+
     fn layer(&self, chain: &Chain, name: &str) -> Result<usize> {
         open::layer_in(chain, Path::new(name))
     }

@@ -324,7 +324,7 @@ fn parents() -> Vec<Vector> {
         ("version_2", "is of version 2", &[V::Version], |d| d.put(8, &[2])),
         ("reserved", "has a reserved byte that is not zero", &[V::HeaderReserved], |d| d.put(120, &[1])),
         ("incompat", "has an unknown incompatible feature", &[V::IncompatibleFeature], |d| d.put(83, &[1])),
-        ("kind", "has an unknown kind", &[V::Kind], |d| d.put(20, &[3])),
+        ("kind", "has an unknown kind", &[V::Kind], |d| d.put(20, &[4])),
         ("state", "has no right state", &[V::State], |d| d.put(22, &[4])),
         ("sequence", "has the sequence number 0", &[V::Sequence], |d| d.put(24, &[0; 8])),
         ("size", "is larger than 2^60 bytes", &[V::VirtualSize, V::AllocationCovers], |d| d.put(71, &[0x20])),
@@ -337,7 +337,7 @@ fn parents() -> Vec<Vector> {
             d.put_late(at, &[1]);
         }),
         ("unknown_required", "has a required record of unknown type", &[V::RequiredRecord], |d| {
-            d.add(8, REQUIRED, b"")
+            d.add(10, REQUIRED, b"")
         }),
         ("record_flags", "has a record with an unknown flag", &[V::RecordFlags], |d| d.record(SECTION).flags |= 2),
         ("record_length", "has a section of 48 bytes", &[V::RecordLength], |d| d.record(SECTION).payload.truncate(48)),

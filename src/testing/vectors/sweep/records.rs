@@ -406,7 +406,7 @@ fn links() -> Vec<Vector> {
 fn required() -> Vec<Vector> {
     let alone: &[(&str, &str, u16)] = &[
         ("0", "A required record of type 0.", 0),
-        ("8", "A required record of the first type that version 1 does not have.", 8),
+        ("10", "A required record of the first type that version 1 does not have.", 10),
         ("256", "A required record whose type is that of a section, stored big endian.", 256),
         ("high_bit", "A required record whose type is that of a section with its highest bit set.", 0x8001),
         ("max", "A required record of the last type.", u16::MAX),
@@ -419,6 +419,6 @@ fn required() -> Vec<Vector> {
     let mut vectors: Vec<Vector> =
         alone.iter().map(|(name, purpose, record_type)| vector(name, purpose, plain(), *record_type, 0)).collect();
     vectors.push(vector("before_section", "A required record of type 0 in front of a section.", overlay(), 0, 0));
-    vectors.push(vector("behind_section", "A required record of type 8 behind a section.", overlay(), 8, 1));
+    vectors.push(vector("behind_section", "A required record of type 10 behind a section.", overlay(), 10, 1));
     vectors
 }

@@ -80,7 +80,7 @@ const HEADERS: &[Row] = &[
         Two(1),
         &[V::DataOffset, V::SidecarHost, V::Overlap],
     ),
-    ("sid-kind-3", "All of a sidecar in a header of unknown kind.", 20, Two(3), &[V::Kind]),
+    ("sid-kind-4", "All of a sidecar in a header of unknown kind.", 20, Two(4), &[V::Kind]),
     ("sid-data_offset-1", "The data offset of a sidecar is 1.", 72, Eight(1), &[V::DataOffset]),
     ("sid-data_offset-page", "The data offset of a sidecar is that of a page.", 72, Eight(4096), &[V::DataOffset]),
     (

@@ -15,7 +15,7 @@ pub(super) fn all() -> Vec<Vector> {
 /// In the fixed header of a complete image.
 const OF_HEADER: &[Breach] = &[
     ("version_2", "is of version 2", &[V::Version], |d| d.put(8, &[2])),
-    ("kind", "has a kind that version 1 does not have", &[V::Kind], |d| d.put(20, &[3])),
+    ("kind", "has a kind that version 1 does not have", &[V::Kind], |d| d.put(20, &[4])),
     ("uuid", "has a UUID of nil", &[V::Identity], |d| d.put(32, &[0; 16])),
     ("epoch", "has an epoch of nil", &[V::Identity], |d| d.put(48, &[0; 16])),
     ("size", "has a virtual size of 2^60 + 1", &[V::VirtualSize], |d| d.put(64, &(1u64 << 60 | 1).to_le_bytes())),
@@ -146,7 +146,7 @@ fn unequal() -> Vec<Vector> {
         ("uuid", "The last byte of the UUID differs.", 47, &[0]),
         ("state", "One is closed, the other one is writing.", 22, &[2]),
         ("size", "One has a disk that is a byte smaller.", 64, &12_287u64.to_le_bytes()),
-        ("ro_compat", "One has a feature that writers do not know.", 88, &[1]),
+        ("ro_compat", "One has a feature that writers do not know.", 88, &[2]),
         ("compat", "One has a feature that may be ignored.", 96, &[1]),
     ];
     let records: &[(&str, &str, Change)] = &[
