@@ -59,7 +59,9 @@ pub fn pivot_together(moves: &[Move], file: Arc<dyn Storage>) -> Result<Moved> {
 /// Everything that comes before the decision. The disks are held still on return.
 fn make_ready<'a>(moves: &'a [Move], group: &Group) -> Result<Vec<RwLockWriteGuard<'a, Serving>>> {
     moves.iter().try_for_each(|one| one.mark(Some(group.uuid())))?;
-    moves.iter().try_for_each(|one| one.mirror.catch_up())?;
+    if !skipped(Step::TargetsDurable) {
+        moves.iter().try_for_each(|one| one.mirror.catch_up())?;
+    }
     // No two groups wait for each other here: no disk is in two.
     let held: Vec<_> = moves.iter().map(|one| one.disk.held()).collect();
     moves.iter().zip(&held).try_for_each(|(one, serving)| serving.last_look(&one.mirror, true))?;
