@@ -195,7 +195,7 @@ fn what_cannot_move_together_does_not() {
     let mirror = disk.mirror(files.target("copy.lvd", SIZE)).unwrap();
     let both = Move { disk: disk.clone(), mirror: mirror.clone() };
     denied(pivot_together(&[], files.add("none.lvg")), &["no disk"]);
-    denied(pivot_together(&[both.clone()], files.add("early.lvg")), &["not ready"]);
+    denied(pivot_together(std::slice::from_ref(&both), files.add("early.lvg")), &["not ready"]);
     until_ready(&mirror);
     denied(pivot_together(&[both.clone(), both.clone()], files.add("twice.lvg")), &["one.lvd", "another group"]);
     let other = Move { disk: files.serve("two.lvd", 0), mirror };
