@@ -59,7 +59,9 @@ pub fn pivot_together(moves: &[Move], file: Arc<dyn Storage>) -> Result<Moved> {
 /// Everything that comes before the decision. The disks are held still on return.
 fn make_ready<'a>(moves: &'a [Move], group: &Group) -> Result<Vec<RwLockWriteGuard<'a, Serving>>> {
     moves.iter().try_for_each(|one| one.mark(Some(group.uuid())))?;
-    moves.iter().try_for_each(|one| one.mirror.catch_up())?;
+    if !skipped(Step::TargetsDurable) {
+        moves.iter().try_for_each(|one| one.mirror.catch_up())?;
+    }
     // In the order in which all do that hold several disks (`Disk::all_still`): none waits for another.
     let mut held: Vec<_> = (0..moves.len()).collect();
     held.sort_by_key(|&number| Arc::as_ptr(&moves[number].disk));

@@ -2,7 +2,6 @@
 
 use super::files::{BLOCK, MOVING, one, side, two};
 use super::live::OPTIONS;
-use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::image::{CreateOptions, Image};
 use crate::live::{Disk, Move, pivot_together};
@@ -10,12 +9,9 @@ use crate::testing::crash::Scenario;
 use crate::testing::laws::Open;
 use crate::testing::model::Model;
 use crate::testing::world::World;
-use std::sync::Arc;
 
 /// A block and an odd rest.
 const SIZE: u64 = BLOCK + 1000;
-/// Barriers of the group's file, of the marks, and of what both targets lacked.
-const LAST_BARRIER: u64 = 10;
 /// The views, in the order of [`MOVING`].
 const VIEWS: [(&str, Open); 2] = [("one", one), ("two", two)];
 
@@ -60,9 +56,6 @@ fn body(w: &mut World) -> Result<()> {
         moves.push(Move { disk, mirror });
     }
     w.disk.note("the group moves", 0..0);
-    // In the barrier of a target, the last one before the guests are held.
-    let device: Arc<dyn BlockDevice> = moves[1].disk.clone();
-    w.write_inside(LAST_BARRIER, &["two"], &device, 0..512);
     let moved = pivot_together(&moves, w.file(super::files::GROUP)?);
     if moved.is_ok() {
         for (view, open) in VIEWS {
