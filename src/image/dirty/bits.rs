@@ -136,7 +136,8 @@ impl Bits {
     pub(super) fn absorb(&self, ranges: &[Range<u64>]) -> Result<bool> {
         let granule = self.section.granule();
         let bits = |range: &Range<u64>| range.start / granule..range.end.div_ceil(granule).min(self.section.bits());
-        let ranges: Vec<Range<u64>> = ranges.iter().map(bits).filter(|bits| !bits.is_empty()).collect();
+        let covered = ranges.iter().filter(|range| range.start < self.section.covered);
+        let ranges: Vec<Range<u64>> = covered.map(bits).filter(|bits| !bits.is_empty()).collect();
         let (mut rest, mut at, mut wrote) = (&ranges[..], 0, false);
         while !rest.is_empty() {
             // Nobody reads a page from the file between its being read here and written.

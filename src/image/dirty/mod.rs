@@ -327,7 +327,9 @@ impl Bitmaps {
 fn run_of_all(parts: &[&Tracked], found: &[Range<u64>], offset: u64, size: u64) -> Result<(bool, u64)> {
     let mut all = (false, size);
     for part in parts {
-        let granule = part.bits.section().granule();
+        let (granule, covered) = (part.bits.section().granule(), part.bits.section().covered);
+        // What begins past what the bits cover touches none of them, though it may lie in the last granule.
+        let found = &found[..found.partition_point(|range| range.start < covered)];
         let (dirty, end) = part.bits.run(offset / granule, size)?;
         all = either(all, (dirty, end.saturating_mul(granule).min(size)));
         if part.records() && !all.0 {
