@@ -14,7 +14,7 @@
 //! | 24, filters; parents given by the caller | there are no filters; `a_merge_goes_into_the_file_that_the_caller_gave` |
 //! | 25, another overlay of the base | `another_child_of_the_base_is_refused_from_the_first_change_on` |
 //! | 26, the top is emptied | at rest alone: `jobs::tests::jobs::merge_keeps_the_view_and_gives_it_to_the_base` |
-//! | 27, bitmaps | not yet: there are no dirty bitmaps |
+//! | 27, bitmaps | `bitmaps.rs`, `bitmaps_go_with_the_guest` |
 //! | 28, the disk goes away meanwhile | `while_a_merge_runs_nothing_else_touches_the_layers` |
 //! | 29, crashes | `a_live_merge_may_be_killed_anywhere`; `jobs::tests::stopped::a_merge_may_stop_anywhere`, `tests/kill.rs`, `testing::scenarios` (`merge`, …) |
 

@@ -19,8 +19,8 @@
 //! | 42, a resize, a pivot that fails | `while_a_mirror_runs_nothing_else_touches_the_layers`, `a_target_that_fails_costs_the_guest_nothing`, `a_mirror_whose_barrier_fails_is_never_ready` |
 //! | 43, a mirror onto itself | `a_disk_is_not_mirrored_onto_itself` |
 //! | 44, the guest's bitmaps | `bitmaps.rs`, `bitmaps_go_with_the_guest` |
-//! | 45, several disks at once | not yet: there are no groups |
-//! | 46, another host | not yet: there is no NBD |
+//! | 45, several disks at once | `live_group.rs`; the crash scenario `live pivot of a group`; `control`, `guests_move_together` |
+//! | 46, another host | `control`, `a_pivot_to_another_server`; `nbd`, `remote` |
 //! | 47, a power cut of the target | `a_live_mirror_may_be_killed_anywhere`: until the pivot the target says that it is no copy |
 //! | 71 and 72, a restart | `interleavings`, `mirrors_that_are_taken_up_again`; `kill.rs`, `mirror_resumed`; the crash scenarios `mirror, resumed` |
 //! | 48, compare at READY | `a_target_is_compared_with_its_source_before_the_pivot`; beside writes: not yet, a compare does not hold the granules |

@@ -16,10 +16,10 @@
 //! | 9, the guest changes what is being copied | `the_guest_changes_a_block_while_it_is_copied` |
 //! | 10, odd lengths | `disks_of_odd_lengths_are_read_in_and_streamed` |
 //! | 11, readers and a writer meet in one block | `a_block_that_two_read_and_one_writes_is_fetched_once` |
-//! | 12, copy-on-read above copy-before-write | not yet: there is no backup |
+//! | 12, copy-on-read above copy-before-write | every order of threads: `interleavings`, `backups_are_of_one_instant` |
 //! | 13, the parent is out of reach for a while | `a_parent_out_of_reach_costs_only_what_it_alone_holds` |
-//! | 14, a remote parent changes | not yet: there are no remote parents |
-//! | 15, a throttle below the job | not yet: there are no filters |
+//! | 14, a remote parent changes | an export has no identity that could tell: such a parent is shown as unverified |
+//! | 15, a throttle below the job | there are no filters: a job has its own speed |
 //! | 16, crashes | `a_live_stream_may_be_killed_anywhere`; `jobs::tests::stopped::a_stream_may_stop_anywhere`, `tests/kill.rs`, `testing::scenarios` (`stream`, `stream to a base`) |
 
 mod common;

@@ -114,19 +114,18 @@ fn a_guest_is_managed_from_snapshot_to_migration() {
     managed.all_over();
     guest.go_on(FILES);
 
-    // Both disks move to other files.
+    // Both disks move to other files, as one decision.
     for (device, target) in [("disk", "moved.lvd"), ("data", "data3.lvd")] {
         managed.ask(["job", "mirror", device, &managed.path(target)]).ok();
     }
     managed.until_ready(2);
     guest.go_on(FILES);
     let moved = guest.synced();
-    for device in ["disk", "data"] {
-        managed.ask(["job", "complete", device]).ok();
-    }
+    managed.ask(["job", "complete", "--group", &managed.path("group.lvg"), "disk", "data"]).ok();
     managed.all_over();
     guest.go_on(FILES);
     files::survives(&files::raw_copy(&managed.place, "top2.lvd"), 1..=moved, "what the guest has left");
+    lvd!("bitmap", "add", managed.place.path("data.lvd"), "more").fails(1, "may have moved");
 
     // What changed since the first backup, for a tool that knows nothing of ours.
     let synced = guest.synced();
