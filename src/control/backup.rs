@@ -79,13 +79,8 @@ impl DriveBackup {
     }
 
     pub(super) fn options(&self) -> Options {
-        Options {
-            speed: self.speed,
-            on_source_error: self.on_source_error,
-            on_target_error: self.on_target_error,
-            auto_finalize: self.auto_finalize.unwrap_or(true),
-            auto_dismiss: self.auto_dismiss.unwrap_or(true),
-        }
+        let (speed, at_source, at_target) = (self.speed, self.on_source_error, self.on_target_error);
+        Options::new(speed, at_source, at_target, self.auto_finalize, self.auto_dismiss)
     }
 
     /// A scratch file has no need to say what it is.
@@ -125,10 +120,15 @@ impl DriveBackup {
         }
     }
 
-    pub(super) fn open(&self, server: &Server, then: &mut dyn FnMut(Opened) -> Result<()>) -> Result<()> {
+    /// Opens what a disk of these layers is copied into.
+    pub(super) fn open(
+        &self,
+        server: &Server,
+        chain: &Chain,
+        then: &mut dyn FnMut(Opened) -> Result<()>,
+    ) -> Result<()> {
         self.check()?;
-        let device = server.device(&self.device).map_err(|failure| Error::Invalid(failure.description))?;
-        let size = device.disk.chain().size();
+        let size = chain.size();
         let mut opened = |chain| then(Opened::Target(chain));
         match (&self.previous, self.mode) {
             (Some(previous), _) => server.files.increment(&self.target, previous, size, &mut opened),

@@ -4,7 +4,7 @@ use super::backup::DriveBackup;
 use super::course::{Course, Files};
 use super::exports::{ExportAdd, ExportDel, QueryExports};
 use super::files::{TargetFormat, TargetMode};
-use super::job::{Job, OnError, Options};
+use super::job::{OnError, Options};
 use super::query;
 use super::server::{Device, Server};
 use super::together::Together;
@@ -204,19 +204,6 @@ fn complete(server: &Server, id: &str) -> Answer {
     done()
 }
 
-/// What all commands that begin a job may say of how it is run.
-macro_rules! job_options {
-    ($it:ident, $on_source_error:expr, $on_target_error:expr) => {
-        Options {
-            speed: $it.speed,
-            on_source_error: $on_source_error,
-            on_target_error: $on_target_error,
-            auto_finalize: $it.auto_finalize.unwrap_or(true),
-            auto_dismiss: $it.auto_dismiss.unwrap_or(true),
-        }
-    };
-}
-
 // New jobs. Layers are named by their files.
 commands! {
     /// Copies into the device's top layer what the layers above `base` hold (without it: all layers).
@@ -229,7 +216,8 @@ commands! {
         auto_finalize: Option<bool>,
         auto_dismiss: Option<bool>,
     } |it, server| {
-        let options = job_options!(it, it.on_error, it.on_error);
+        let options =
+            Options::new(it.speed, it.on_error, it.on_error, it.auto_finalize, it.auto_dismiss);
         begin(server, &it.device, it.job_id, options, |device, chain| {
             let base = it.base.map(|name| server.files.layer(chain, &name)).transpose()?;
             Ok(Course::Once { job: Box::new(device.disk.stream(base)?), target: None })
@@ -248,7 +236,8 @@ commands! {
         auto_finalize: Option<bool>,
         auto_dismiss: Option<bool>,
     } |it, server| {
-        let options = job_options!(it, it.on_error, it.on_error);
+        let options =
+            Options::new(it.speed, it.on_error, it.on_error, it.auto_finalize, it.auto_dismiss);
         begin(server, &it.device, it.job_id, options, |device, chain| {
             let layer = |name: &String| server.files.layer(chain, name);
             let top = it.top.as_ref().map_or(Ok(0), layer)?;
@@ -283,7 +272,8 @@ commands! {
         auto_finalize: Option<bool>,
         auto_dismiss: Option<bool>,
     } |it, server| {
-        let options = job_options!(it, it.on_source_error, it.on_target_error);
+        let options =
+            Options::new(it.speed, it.on_source_error, it.on_target_error, it.auto_finalize, it.auto_dismiss);
         let pace = match it.copy_mode {
             None => Pace::Bounded,
             Some(CopyMode::Background) => Pace::Background,
@@ -366,9 +356,7 @@ fn begin(
         let _layers = lock(&device.layers);
         make(device, &device.disk.chain())?
     };
-    let job = Job::new(seat.name(), device.clone(), course, options, None);
-    seat.fill(job.clone());
-    job.start(server);
+    seat.fill(device.clone(), course, options, None).start(server);
     done()
 }
 
@@ -417,11 +405,15 @@ enum CompletionMode {
 }
 
 impl BlockdevSnapshotSync {
-    pub(super) fn open(&self, server: &Server, then: &mut dyn FnMut(Opened) -> crate::Result<()>) -> crate::Result<()> {
+    pub(super) fn open(
+        &self,
+        server: &Server,
+        chain: &Chain,
+        then: &mut dyn FnMut(Opened) -> crate::Result<()>,
+    ) -> crate::Result<()> {
         if self.format != TargetFormat::Lvd {
             return Err(Error::Invalid("an overlay is an LVD image".into()));
         }
-        let chain = server.device(&self.device).map_err(|failure| Error::Invalid(failure.description))?.disk.chain();
         let top = chain.layer(0)?;
         if !top.writable() {
             return Err(Error::Denied(format!("{}: it is not open for writing", top.name())));

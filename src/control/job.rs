@@ -72,6 +72,20 @@ pub(super) struct Options {
     pub(super) auto_dismiss: bool,
 }
 
+impl Options {
+    /// As commands say it; what they leave out is done at once.
+    pub(super) fn new(
+        speed: u64,
+        on_source_error: OnError,
+        on_target_error: OnError,
+        auto_finalize: Option<bool>,
+        auto_dismiss: Option<bool>,
+    ) -> Options {
+        let (auto_finalize, auto_dismiss) = (auto_finalize.unwrap_or(true), auto_dismiss.unwrap_or(true));
+        Options { speed, on_source_error, on_target_error, auto_finalize, auto_dismiss }
+    }
+}
+
 /// Jobs that end together.
 #[derive(Default)]
 pub(super) struct Group {

@@ -1,6 +1,8 @@
 //! The jobs by their names.
 
-use super::job::Job;
+use super::course::Course;
+use super::job::{Group, Job, Options};
+use super::server::Device;
 use super::wire::{Class, Failure};
 use crate::sync::{Arc, Condvar, Mutex, lock, wait};
 use std::collections::BTreeMap;
@@ -15,12 +17,18 @@ pub(super) struct Seat<'a> {
 }
 
 impl Seat<'_> {
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn fill(self, job: Arc<Job>) {
-        lock(&self.jobs.table).jobs.insert(self.name.clone(), Some(job));
+    /// Gives it to a new job, which is a member of `group` if there is one, and is not started yet.
+    pub(super) fn fill(
+        self,
+        device: Arc<Device>,
+        course: Course,
+        options: Options,
+        group: Option<&Arc<Group>>,
+    ) -> Arc<Job> {
+        let job = Job::new(&self.name, device, course, options, group.cloned());
+        group.into_iter().for_each(|group| group.join(&job));
+        lock(&self.jobs.table).jobs.insert(self.name.clone(), Some(job.clone()));
+        job
     }
 }
 

@@ -7,8 +7,7 @@
 use super::backup::DriveBackup;
 use super::commands::{BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BlockdevSnapshotSync};
 use super::course::Course;
-use super::job::{Group, Job, Options};
-use super::jobs::Seat;
+use super::job::Group;
 use super::server::{Device, Server};
 use super::wire::Failure;
 use crate::chain::Chain;
@@ -76,11 +75,11 @@ impl Action {
         }
     }
 
-    /// Opens what it needs.
-    fn open(&self, server: &Server, then: &mut dyn FnMut(Opened) -> Result<()>) -> Result<()> {
-        match self {
-            Action::BlockdevSnapshotSync(it) => it.open(server, then),
-            Action::DriveBackup(it) => it.open(server, then),
+    /// Opens what it needs for a disk of these layers.
+    fn open(&self, server: &Server, chain: Option<&Chain>, then: &mut dyn FnMut(Opened) -> Result<()>) -> Result<()> {
+        match (self, chain) {
+            (Action::BlockdevSnapshotSync(it), Some(chain)) => it.open(server, chain, then),
+            (Action::DriveBackup(it), Some(chain)) => it.open(server, chain, then),
             _ => then(Opened::Nothing),
         }
     }
@@ -163,24 +162,11 @@ pub(super) fn carry_out(
     for (made, seat) in made.into_iter().zip(seats) {
         if let (Made::Backup(course), Some((it, seat))) = (made, seat) {
             let device = server.device(&it.device)?.clone();
-            jobs.push(begin(seat, device, course, it.options(), group.as_ref()));
+            jobs.push(seat.fill(device, course, it.options(), group.as_ref()));
         }
     }
     jobs.iter().for_each(|job| job.start(server));
     Ok(json!({}))
-}
-
-fn begin(
-    seat: Seat<'_>,
-    device: Arc<Device>,
-    course: Course,
-    options: Options,
-    group: Option<&Arc<Group>>,
-) -> Arc<Job> {
-    let job = Job::new(seat.name(), device, course, options, group.cloned());
-    group.into_iter().for_each(|group| group.join(&job));
-    seat.fill(job.clone());
-    job
 }
 
 struct All<'a> {
@@ -195,15 +181,15 @@ impl All<'_> {
     /// Opens what the actions from number `next` on need, and makes all.
     fn open(&mut self, next: usize) -> Result<()> {
         let Some(action) = self.actions.get(next) else { return self.make() };
-        action.open(self.server, &mut |opened| {
+        let chain = self.device_of(action).map(|device| device.disk.chain());
+        action.open(self.server, chain.as_deref(), &mut |opened| {
             self.opened.push(opened);
             self.open(next + 1)
         })
     }
 
     fn make(&mut self) -> Result<()> {
-        let disks: Vec<Arc<Disk>> = self.devices.iter().map(|device| device.disk.clone()).collect();
-        let mut still = Disk::all_still(&disks);
+        let mut still = Disk::all_still(self.devices.iter().map(|device| &device.disk));
         for (action, opened) in self.actions.iter().zip(std::mem::take(&mut self.opened)) {
             match action.make(self.disk_of(&mut still, action), opened) {
                 Ok(made) => self.made.push(made),
@@ -221,8 +207,12 @@ impl All<'_> {
         made.try_for_each(|(action, made)| action.keep(self.disk_of(&mut still, action), made))
     }
 
+    fn device_of(&self, action: &Action) -> Option<&Arc<Device>> {
+        self.devices.iter().find(|device| Some(&*device.name) == action.device())
+    }
+
     fn disk_of<'a, 'b>(&self, still: &'a mut [Still<'b>], action: &Action) -> Option<&'a mut Still<'b>> {
-        let device = self.devices.iter().find(|device| Some(&*device.name) == action.device())?;
+        let device = self.device_of(action)?;
         still.iter_mut().find(|still| Arc::ptr_eq(still.disk(), &device.disk))
     }
 }

@@ -101,12 +101,15 @@ impl Disk {
         Still { disk: self, serving: write(&self.serving), left: None }
     }
 
-    /// Holds several disks still at one instant. Two callers that want the same ones never wait for each other.
-    pub fn all_still(disks: &[Arc<Disk>]) -> Vec<Still<'_>> {
-        let mut disks: Vec<&Arc<Disk>> = disks.iter().collect();
-        disks.sort_by_key(|disk| Arc::as_ptr(disk));
-        disks.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        disks.into_iter().map(Disk::still).collect()
+    /// Holds several disks still at one instant; returns each once, in the order in which they are given. Two callers that
+    /// want the same ones never wait for each other.
+    pub fn all_still<'a>(disks: impl IntoIterator<Item = &'a Arc<Disk>>) -> Vec<Still<'a>> {
+        let mut disks: Vec<(usize, &Arc<Disk>)> = disks.into_iter().enumerate().collect();
+        disks.sort_by_key(|(_, disk)| Arc::as_ptr(disk));
+        disks.dedup_by(|(_, one), (_, other)| Arc::ptr_eq(one, other));
+        let mut still: Vec<_> = disks.into_iter().map(|(number, disk)| (number, disk.still())).collect();
+        still.sort_by_key(|(number, _)| *number);
+        still.into_iter().map(|(_, still)| still).collect()
     }
 
     /// An overlay of `old` in `storage`, with the bitmaps that recorded until now.
@@ -435,7 +438,7 @@ impl Disk {
 #[derive(Debug)]
 pub struct Still<'a> {
     disk: &'a Arc<Disk>,
-    serving: RwLockWriteGuard<'a, Serving>,
+    pub(super) serving: RwLockWriteGuard<'a, Serving>,
     /// What is below a new overlay: others may read it when this is dropped.
     left: Option<Layer>,
 }

@@ -1,7 +1,7 @@
 //! Several guests that move to the targets of their mirrors at once: after any crash all of them have, or none
 //! (`spec/groups.md`, section 4).
 
-use super::disk::{Disk, Serving};
+use super::disk::{Disk, Still};
 use super::mirror::LiveMirror;
 use crate::chain::Chain;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::format::Uuid;
 use crate::image::Group;
 use crate::storage::Storage;
 use crate::switch::{Step, skipped};
-use crate::sync::{Arc, RwLockWriteGuard};
+use crate::sync::Arc;
 
 /// A disk, and the mirror to whose target its guest is to move.
 #[derive(Debug, Clone)]
@@ -57,23 +57,18 @@ pub fn pivot_together(moves: &[Move], file: Arc<dyn Storage>) -> Result<Moved> {
 }
 
 /// Everything that comes before the decision. The disks are held still on return.
-fn make_ready<'a>(moves: &'a [Move], group: &Group) -> Result<Vec<RwLockWriteGuard<'a, Serving>>> {
+fn make_ready<'a>(moves: &'a [Move], group: &Group) -> Result<Vec<Still<'a>>> {
     moves.iter().try_for_each(|one| one.mark(Some(group.uuid())))?;
     if !skipped(Step::TargetsDurable) {
         moves.iter().try_for_each(|one| one.mirror.catch_up())?;
     }
-    // In the order in which all do that hold several disks (`Disk::all_still`): none waits for another.
-    let mut held: Vec<_> = (0..moves.len()).collect();
-    held.sort_by_key(|&number| Arc::as_ptr(&moves[number].disk));
-    let mut held: Vec<_> = held.into_iter().map(|number| (number, moves[number].disk.held())).collect();
-    held.sort_by_key(|(number, _)| *number);
-    let held: Vec<_> = held.into_iter().map(|(_, serving)| serving).collect();
-    moves.iter().zip(&held).try_for_each(|(one, serving)| serving.last_look(&one.mirror, true))?;
-    held.iter().try_for_each(|serving| serving.secure_target())?;
+    let held = Disk::all_still(moves.iter().map(|one| &one.disk));
+    moves.iter().zip(&held).try_for_each(|(one, still)| still.serving.last_look(&one.mirror, true))?;
+    held.iter().try_for_each(|still| still.serving.secure_target())?;
     Ok(held)
 }
 
-fn decide(moves: &[Move], mut held: Vec<RwLockWriteGuard<'_, Serving>>, group: &Group) -> Result<Moved> {
+fn decide(moves: &[Move], mut held: Vec<Still<'_>>, group: &Group) -> Result<Moved> {
     let count = || {
         // Each as far as it comes: the others do without the group's file then.
         let counted: Vec<Result<()>> = moves.iter().map(|one| one.mirror.finish()).collect();
@@ -85,14 +80,14 @@ fn decide(moves: &[Move], mut held: Vec<RwLockWriteGuard<'_, Serving>>, group: &
     let decided = group.decide();
     if let Err(error) = decided {
         moves.iter().for_each(|one| one.mirror.stop());
-        held.iter_mut().for_each(|serving| serving.doubt(format!("has {} moved? {error}", group.name())));
+        held.iter_mut().for_each(|still| still.serving.doubt(format!("has {} moved? {error}", group.name())));
         return Err(error);
     }
     // From here on all have moved, whatever fails.
     let settled = group.settle();
     let marks = count().and(settled);
     moves.iter().for_each(|one| one.mirror.stop());
-    let left = held.iter_mut().filter_map(|serving| serving.move_to_target()).collect();
+    let left = held.iter_mut().filter_map(|still| still.serving.move_to_target()).collect();
     Ok(Moved { left, marks })
 }
 
