@@ -72,6 +72,15 @@ pub enum Request<'a> {
 }
 
 impl Request<'_> {
+    /// Bytes that it reads or writes.
+    pub(crate) fn payload(&self) -> usize {
+        match self {
+            Request::Read { buffer, .. } => buffer.len(),
+            Request::Write { data, .. } => data.len(),
+            Request::WriteZeroes { .. } | Request::Discard { .. } => 0,
+        }
+    }
+
     /// Carries it out by itself.
     fn run<D: BlockDevice + ?Sized>(&mut self, device: &D) -> Result<()> {
         match self {

@@ -48,7 +48,7 @@ pub trait Work: Send + Sync + Debug {
     /// Makes the work durable, then what points to it.
     fn finish(&self) -> Result<()>;
 
-    /// Requests that a guest of the disk has made so far; for a disk at rest always 0.
+    /// Bytes that a guest of the disk has read and written so far, and one for each request; for a disk at rest always 0.
     fn load(&self) -> u64 {
         0
     }
@@ -251,8 +251,8 @@ impl Job {
         self.throttle.set_speed(limit);
     }
 
-    /// Works for at most `percent` of the time while a guest makes requests, and in short pieces then; 100 (as at first)
-    /// for all of it. An idle guest costs the job nothing.
+    /// Works for at most `percent` of the time while a guest makes requests, or for as long as it takes to move as many bytes
+    /// as the guest does, and in short pieces then; 100 (as at first) for all of it. An idle guest costs the job nothing.
     pub fn set_share(&self, percent: u8) {
         self.throttle.set_share(percent);
     }

@@ -25,8 +25,9 @@ struct State {
     share: u8,
     /// No piece begins before this moment.
     rests_until: Duration,
-    /// Requests of the guest that were seen when a piece last ended.
-    requests: u64,
+    /// When a piece last ended, and the guest's load at that moment.
+    ended: Duration,
+    load: u64,
     /// Whether the guest made some while that piece was under way; it counts as awake until it is seen asleep.
     awake: bool,
 }
@@ -41,7 +42,8 @@ impl Throttle {
             paid: now,
             share: share.clamp(1, 100),
             rests_until: now,
-            requests: 0,
+            ended: now,
+            load: 0,
             awake: true,
         };
         Throttle { host, state: Mutex::new(state) }
@@ -58,17 +60,18 @@ impl Throttle {
         lock(&self.state).speed
     }
 
-    /// Works for at most `percent` of the time while the guest makes requests; 100 for all of it.
+    /// Works for at most `percent` of the time while the guest makes requests, but for as long as it takes to move as many
+    /// bytes as the guest does; 100 for all of it.
     pub(crate) fn set_share(&self, percent: u8) {
         let mut state = lock(&self.state);
         (state.share, state.rests_until) = (percent.clamp(1, 100), self.host.now());
     }
 
-    /// Whether pieces should be short: the guest, whose requests so far are `requests`, was at work during the last one, or
-    /// has been since.
-    pub(crate) fn yields(&self, requests: u64) -> bool {
+    /// Whether pieces should be short: the guest, whose load so far is `load`, was at work during the last one, or has been
+    /// since.
+    pub(crate) fn yields(&self, load: u64) -> bool {
         let state = lock(&self.state);
-        state.share < 100 && (state.awake || requests != state.requests)
+        state.share < 100 && (state.awake || load != state.load)
     }
 
     /// How long to wait before the next piece.
@@ -99,19 +102,25 @@ impl Throttle {
     }
 
     /// A piece that began at `begun` has ended: `copied` bytes are owed to the speed, and rest to a guest that made requests
-    /// meanwhile (`requests` are all so far), or since the last piece.
-    pub(crate) fn end(&self, begun: Duration, copied: u64, requests: u64) {
+    /// meanwhile (`load` is all of them, see [`Work::load`](super::Work::load)), or since the last piece.
+    ///
+    /// A guest that writes small blocks as fast as it can leaves a job so little of the processors that its pieces take
+    /// long, and with a share of the time alone it would move ever less. So it rests no longer than until the guest has
+    /// moved as many bytes as the piece.
+    pub(crate) fn end(&self, begun: Duration, copied: u64, load: u64) {
         let now = self.host.now();
         let mut state = lock(&self.state);
         if state.speed > 0 {
             state.debt = state.debt.saturating_add(copied);
         }
-        state.awake = requests != state.requests;
+        state.awake = load != state.load;
+        let moved = load.saturating_sub(state.load).max(1);
         if state.share < 100 && state.awake {
             let worked = now.saturating_sub(begun);
-            let rest = worked * u32::from(100 - state.share) / u32::from(state.share);
-            state.rests_until = state.rests_until.max(now) + rest;
+            let by_time = worked * u32::from(100 - state.share) / u32::from(state.share);
+            let by_bytes = now.saturating_sub(state.ended).mul_f64(copied as f64 / moved as f64).saturating_sub(worked);
+            state.rests_until = state.rests_until.max(now) + by_time.min(by_bytes);
         }
-        state.requests = requests;
+        (state.ended, state.load) = (now, load);
     }
 }

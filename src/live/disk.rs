@@ -17,13 +17,13 @@ use std::ops::{Range, RangeInclusive};
 ///
 /// Every request holds the disk for reading while it runs. What replaces a layer holds it for writing: no request is
 /// under way then, and the next one sees the new layers (ORD-91). One job that changes layers runs at a time. Jobs yield:
-/// while the guest makes requests they work for 30 % of the time, unless told otherwise ([`Job::set_share`],
+/// while the guest makes requests they work for 30 % of the time, or move as much as it does, unless told otherwise ([`Job::set_share`],
 /// [`LiveMirror::set_share`]).
 #[derive(Debug)]
 pub struct Disk {
     serving: RwLock<Serving>,
-    /// Requests of the guest so far: jobs yield to them.
-    requests: Arc<AtomicU64>,
+    /// See [`Work::load`]: jobs yield to it.
+    load: Arc<AtomicU64>,
     host: Arc<dyn Host>,
 }
 
@@ -64,12 +64,21 @@ impl Disk {
             point: None,
             in_doubt: None,
         };
-        Arc::new(Disk { serving: RwLock::new(serving), requests: Arc::default(), host })
+        Arc::new(Disk { serving: RwLock::new(serving), load: Arc::default(), host })
     }
 
     /// The layers as they are now.
     pub fn chain(&self) -> Arc<Chain> {
         read(&self.serving).chain.clone()
+    }
+
+    /// Whether a change of `range` has to reach another machine before it is answered: a mirror's target, or a backup that
+    /// gets first what was there.
+    pub(crate) fn follows_far(&self, range: &Range<u64>) -> bool {
+        let serving = read(&self.serving);
+        let mirrored = |it: &Mirroring| it.target.layers.iter().any(Layer::is_far) && it.mirror.goes_through();
+        serving.mirror.as_ref().is_some_and(mirrored)
+            || serving.point.as_ref().is_some_and(|point| point.asks_far(range))
     }
 
     /// Lets others read the layers below the top, which may be open for writing: a merge locks them against others before
@@ -262,7 +271,7 @@ impl Disk {
         target: Arc<dyn BlockDevice>,
         options: &MirrorOptions,
     ) -> LiveMirror {
-        LiveMirror::new(work, lacking, target, self.host.clone(), self.requests.clone(), options)
+        LiveMirror::new(work, lacking, target, self.host.clone(), self.load.clone(), options)
     }
 
     /// Makes a mirror and lets it see what the guest changes from now on (ORD-95): no request is under way when that
@@ -412,13 +421,13 @@ impl Disk {
         }
     }
 
-    /// Requests of the guest so far.
+    /// See [`Work::load`].
     pub(super) fn load(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.load.load(Ordering::Relaxed)
     }
 
     fn change(&self, change: Change<'_>) -> Result<()> {
-        let serving = self.request();
+        let serving = self.request(change.request().payload());
         if let (Some(mirroring), true) = (&serving.mirror, planted(Mistake::PivotBesideRequests)) {
             let (mirror, chain) = (mirroring.mirror.clone(), serving.chain.clone());
             drop(serving);
@@ -427,9 +436,9 @@ impl Disk {
         serving.change(change)
     }
 
-    /// What a request of the guest runs on, and is counted for, until it is dropped.
-    fn request(&self) -> RwLockReadGuard<'_, Serving> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    /// What a request of the guest that moves so many bytes runs on, and is counted for, until it is dropped.
+    fn request(&self, bytes: usize) -> RwLockReadGuard<'_, Serving> {
+        self.load.fetch_add(1 + bytes as u64, Ordering::Relaxed);
         read(&self.serving)
     }
 }
@@ -581,7 +590,7 @@ impl Still<'_> {
             BackupPlan::Onto { dirty, .. } => Backup::onto(&chain, top.clone(), dirty, count)?,
         };
         let granularity = if dirty.is_some() { 0 } else { options.granularity };
-        let attached = self.attach(backup, top.device(), granularity, true, None)?;
+        let attached = self.attach(backup, &top, granularity, true, None)?;
         let job = Job::new(LiveBackup { point: attached }, self.disk.host.clone());
         job.set_share(SHARE);
         Ok(job)
@@ -602,7 +611,7 @@ impl Still<'_> {
             Some(name) => (Backup::onto(&chain, store.clone(), name, count)?, 0),
             None => (Backup::full(&chain, store.clone(), false, count)?, options.granularity),
         };
-        self.attach(backup, store.device(), granularity, false, known.map(str::to_owned)).map(Pull::new)
+        self.attach(backup, &store, granularity, false, known.map(str::to_owned)).map(Pull::new)
     }
 
     /// A new count of `bitmap`. One that a backup left frozen whose process died is taken back first.
@@ -624,7 +633,7 @@ impl Still<'_> {
     fn attach(
         &mut self,
         backup: Backup,
-        store: Arc<dyn BlockDevice>,
+        store: &Layer,
         granularity: u64,
         complete: bool,
         dirty: Option<String>,
@@ -839,7 +848,7 @@ impl BlockDevice for Disk {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let serving = self.request();
+        let serving = self.request(buffer.len());
         serving.keep(offset..offset.saturating_add(buffer.len() as u64));
         serving.chain.read_at(buffer, offset)
     }
@@ -858,7 +867,7 @@ impl BlockDevice for Disk {
 
     /// The guest's disk alone: what a mirror's target has becomes durable at READY, and at the end.
     fn flush(&self) -> Result<()> {
-        let serving = self.request();
+        let serving = self.request(0);
         serving.check_doubt()?;
         serving.chain.flush()
     }
@@ -869,7 +878,7 @@ impl BlockDevice for Disk {
 
     /// All on the same layers: a batch is one request.
     fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {
-        let serving = self.request();
+        let serving = self.request(batch.iter().map(Request::payload).sum());
         for request in batch.iter() {
             if let Request::Read { buffer, offset } = request {
                 serving.keep(*offset..offset.saturating_add(buffer.len() as u64));

@@ -45,10 +45,15 @@ impl Lag {
     /// Any of them may: one that the first pass has not reached may be copied before it is marked, and one that is
     /// marked already may be copied and its place be taken by another.
     pub(super) fn announce(&mut self, granules: &Range<usize>, bound: usize) -> bool {
-        let others = if planted(Mistake::UnannouncedWrites) { 0 } else { self.announced };
-        let within = self.relapsed + others + granules.len() <= bound;
+        let within = self.has_room(granules.len(), bound);
         self.announced += if within { granules.len() } else { 0 };
         within
+    }
+
+    /// Whether the lag stays within `bound` when so many granules join it, and all that are announced.
+    pub(super) fn has_room(&self, granules: usize, bound: usize) -> bool {
+        let others = if planted(Mistake::UnannouncedWrites) { 0 } else { self.announced };
+        self.relapsed + others + granules <= bound
     }
 
     /// The announced write has ended, whether well or not.

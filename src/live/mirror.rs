@@ -108,7 +108,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    fn request(self) -> Request<'a> {
+    pub(super) fn request(self) -> Request<'a> {
         match self {
             Change::Write(data, offset) => Request::Write { data, offset },
             Change::Zero { start, end, unmap } => Request::WriteZeroes { range: start..end, unmap },
@@ -187,8 +187,8 @@ pub struct LiveMirror {
     changing: RwLock<()>,
     throttle: Throttle,
     host: Arc<dyn Host>,
-    /// Requests of the guest so far.
-    requests: Arc<AtomicU64>,
+    /// See [`Work::load`].
+    load: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -223,7 +223,7 @@ impl LiveMirror {
         lacking: Option<Arc<Lacking>>,
         target: Arc<dyn BlockDevice>,
         host: Arc<dyn Host>,
-        requests: Arc<AtomicU64>,
+        load: Arc<AtomicU64>,
         options: &MirrorOptions,
     ) -> LiveMirror {
         let size = work.total();
@@ -253,7 +253,7 @@ impl LiveMirror {
             changing: RwLock::default(),
             throttle: Throttle::new(host.clone(), options.share),
             host,
-            requests,
+            load,
         }
     }
 
@@ -271,8 +271,8 @@ impl LiveMirror {
         self.throttle.set_speed(limit);
     }
 
-    /// Copies for at most `percent` of the time while the guest makes requests; 100 for all of it. A pivot does not keep
-    /// to it.
+    /// Copies for at most `percent` of the time while the guest makes requests, or for as long as it takes to move as many
+    /// bytes as the guest does; 100 for all of it. A pivot does not keep to it.
     pub fn set_share(&self, percent: u8) {
         self.throttle.set_share(percent);
     }
@@ -307,7 +307,7 @@ impl LiveMirror {
     /// nothing of the guest's. [`Error::Cancelled`] once the mirror has ended.
     pub fn step(&self, budget: u64) -> Result<MirrorProgress> {
         let pause = self.throttle.pause();
-        let piece = if self.throttle.yields(self.requests.load(Ordering::Relaxed)) {
+        let piece = if self.throttle.yields(self.load.load(Ordering::Relaxed)) {
             self.piece.min(GENTLE_PIECE)
         } else {
             self.piece
@@ -326,7 +326,7 @@ impl LiveMirror {
         let Some(taken) = taken else { return self.settle() };
         let begun = self.throttle.begin();
         let copied = self.copy(taken).and_then(|copied| self.checkpoint().map(|()| copied));
-        self.throttle.end(begun, *copied.as_ref().unwrap_or(&0), self.requests.load(Ordering::Relaxed));
+        self.throttle.end(begun, *copied.as_ref().unwrap_or(&0), self.load.load(Ordering::Relaxed));
         copied.map(|_| self.progress())
     }
 
@@ -545,14 +545,26 @@ impl LiveMirror {
     /// Whether a change of `granules` may leave them behind. If so it is announced.
     fn may_fall_behind(&self, granules: &Range<usize>) -> bool {
         let state = &mut *self.state();
-        let bound = match state.pace {
-            _ if state.completing > 0 => return false,
-            Pace::Background => usize::MAX,
-            Pace::Bounded if state.lag.first_pass_over() => return false,
-            Pace::Bounded => self.bound,
-            Pace::WriteThrough => return false,
-        };
+        let bound = self.bound(state);
         state.lag.announce(granules, bound)
+    }
+
+    /// Whether the next change will go through, as far as one can tell: it is not announced.
+    pub(super) fn goes_through(&self) -> bool {
+        let state = &mut *self.state();
+        let bound = self.bound(state);
+        !state.lag.has_room(1, bound)
+    }
+
+    /// Granules that may be behind now.
+    fn bound(&self, state: &mut State) -> usize {
+        match state.pace {
+            _ if state.completing > 0 => 0,
+            Pace::Background => usize::MAX,
+            Pace::Bounded if state.lag.first_pass_over() => 0,
+            Pace::Bounded => self.bound,
+            Pace::WriteThrough => 0,
+        }
     }
 
     /// Finds the runs of granules that will be equal once the change is made to both disks: those that are equal now, and

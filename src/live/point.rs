@@ -5,6 +5,7 @@
 //! disk, holds the granules meanwhile: a change waits for them, since it finds its granules not kept yet (ORD-98).
 
 use super::disk::Disk;
+use crate::chain::Layer;
 use crate::device::{BlockDevice, Extent};
 use crate::error::{Error, Result};
 use crate::jobs::{Backup, Work};
@@ -24,6 +25,8 @@ pub struct PointInTime {
     backup: Backup,
     source: Arc<dyn BlockDevice>,
     store: Arc<dyn BlockDevice>,
+    /// Whether the store is on another machine.
+    far: bool,
     size: u64,
     granule: u64,
     /// What changed up to the instant, by the bitmap of this name: one bit a granule.
@@ -56,7 +59,7 @@ impl PointInTime {
     pub(super) fn new(
         backup: Backup,
         source: Arc<dyn BlockDevice>,
-        store: Arc<dyn BlockDevice>,
+        store: &Layer,
         granularity: u64,
         complete: bool,
         dirty: Option<String>,
@@ -71,7 +74,8 @@ impl PointInTime {
         let kept = if complete { !wanted.clone() } else { BitVec::repeat(false, count) };
         let state = Mutex::new(State { kept, before: 0, broken: None });
         let dirty = dirty.map(|name| (name, wanted));
-        Ok(PointInTime { backup, source, store, size, granule, dirty, state, granules: RangeLocks::default() })
+        let (store, far, granules) = (store.device(), store.is_far(), RangeLocks::default());
+        Ok(PointInTime { backup, source, store, far, size, granule, dirty, state, granules })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,6 +111,11 @@ impl PointInTime {
         let stride = (length / self.granule).max(1) as usize;
         let end = granules.end;
         granules.step_by(stride).map(move |start| start..end.min(start + stride))
+    }
+
+    /// Whether another machine gets something before `range` may change.
+    pub(super) fn asks_far(&self, range: &Range<u64>) -> bool {
+        self.far && !self.state().kept[self.granules_of(range)].all()
     }
 
     /// The store has what is about to change in `range`, or the point is lost: the guest goes on in any case.

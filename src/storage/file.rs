@@ -4,7 +4,7 @@ use super::direct::Direct;
 use super::lock as locks;
 use super::ring::Rings;
 use super::share::{can_share, share};
-use super::transfer::{read_full, read_together, runs, write_run};
+use super::transfer::{read_full, read_together, runs, write_cached, write_run};
 use super::{FileId, LockMode, Storage};
 use crate::error::{Error, Result};
 use crate::sync::{Mutex, lock};
@@ -14,7 +14,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Zeros that are written at once where the host cannot punch.
@@ -101,7 +101,7 @@ impl FileStorage {
         let mut at = range.start;
         while at < range.end {
             let length = zeros.len().min((range.end - at) as usize);
-            self.file.write_all_at(&zeros[..length], at).map_err(|error| self.failed("make zeros", at, error))?;
+            write_cached(&self.file, &zeros[..length], at).map_err(|error| self.failed("make zeros", at, error))?;
             at += length as u64;
         }
         Ok(())
@@ -157,7 +157,7 @@ impl Storage for FileStorage {
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let result = match &self.direct {
             _ if data.is_empty() => return Ok(()),
-            None => self.file.write_all_at(data, offset),
+            None => write_cached(&self.file, data, offset),
             Some(direct) => direct.write(&self.file, data, offset),
         };
         result.map_err(|error| self.failed("write", offset, error))

@@ -11,6 +11,10 @@ pub(super) type Piece<'a> = (u64, &'a [u8]);
 
 /// Most pieces that one system call takes (IOV_MAX).
 const PIECES: usize = 1024;
+/// Most bytes that one system call writes through the host's cache. The cache keeps what is written together in one folio,
+/// and ext4 (Linux 6.18) walks all blocks of a folio whenever one of them is written: after requests of 1 MiB, a guest's
+/// 4 KiB take three times as long as after requests of this size, which fill the cache as fast.
+const MOST_CACHED: usize = 128 << 10;
 
 /// Reads until the buffer is full or the file ends; zeros follow.
 pub(super) fn read_full(file: &File, mut buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -51,28 +55,45 @@ pub(super) fn runs<'a, 'b>(pieces: &'b [Piece<'a>]) -> impl Iterator<Item = &'b 
     pieces.chunk_by(|(at, data), (next, _)| at.checked_add(data.len() as u64) == Some(*next))
 }
 
-/// Writes pieces that follow each other, as one request where the host takes as many.
+/// Writes through the host's cache. See [`MOST_CACHED`].
+pub(super) fn write_cached(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    let mut at = offset;
+    for piece in data.chunks(MOST_CACHED) {
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Writes pieces that follow each other through the host's cache, in as few requests as it takes and [`MOST_CACHED`] allows.
 pub(super) fn write_run(file: &File, run: &[Piece<'_>]) -> io::Result<()> {
     if let [(offset, data)] = run {
-        return file.write_all_at(data, *offset);
+        return write_cached(file, data, *offset);
     }
-    for part in run.chunks(PIECES) {
-        let mut at = part[0].0;
-        let mut slices: Vec<IoSlice<'_>> = part.iter().map(|(_, data)| IoSlice::new(data)).collect();
-        let mut rest = &mut slices[..];
-        // Drops pieces without a byte, of which a write would tell nothing.
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match pwritev(file, rest, at) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(length) => {
-                    IoSlice::advance_slices(&mut rest, length);
-                    at += length as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+    let mut at = run.first().map_or(0, |(offset, _)| *offset);
+    let mut slices: Vec<IoSlice<'_>> =
+        run.iter().flat_map(|(_, data)| data.chunks(MOST_CACHED)).map(IoSlice::new).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        match pwritev(file, &rest[..together(rest)], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => {
+                IoSlice::advance_slices(&mut rest, length);
+                at += length as u64;
             }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// How many slices one request takes: at least one.
+fn together(slices: &[IoSlice<'_>]) -> usize {
+    let mut bytes = 0;
+    let fits = |slice: &&IoSlice<'_>| {
+        bytes += slice.len();
+        bytes <= MOST_CACHED
+    };
+    slices.iter().take(PIECES).take_while(fits).count().max(1)
 }

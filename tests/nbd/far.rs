@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// A disk on another machine, which does not answer before it is let.
+/// A disk on another machine, which does not answer before it is let; writes that have begun, and whether it is.
 #[derive(Debug, Clone)]
 struct Far(Disk, Arc<(Mutex<(u64, bool)>, Condvar)>);
 
@@ -26,12 +26,16 @@ impl BlockDevice for Far {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.write_batch(&[(offset, data)])
+    }
+
+    fn write_batch(&self, pieces: &[(u64, &[u8])]) -> Result<()> {
         let (state, changed) = &*self.1;
         let mut state = state.lock().unwrap();
-        state.0 += 1;
+        state.0 += pieces.len() as u64;
         changed.notify_all();
         drop(changed.wait_while(state, |state| !state.1).unwrap());
-        self.0.write_at(data, offset)
+        self.0.write_batch(pieces)
     }
 
     fn write_zeroes(&self, range: Range<u64>, _: bool) -> Result<()> {
@@ -100,9 +104,10 @@ fn a_server_ends_whatever_its_devices_do() {
 /// at first, and was not begun, must not be done after that.
 #[test]
 fn what_waits_goes_with_its_connection() {
-    const SENT: u64 = 40;
+    const SENT: u64 = 300;
     let disk = Far(Disk::new(vec![0; SIZE]), Arc::default());
     let (server, ours, client) = far_client(&disk);
+    let mut under_way = 0;
     thread::scope(|scope| {
         let client = &client;
         (0..SENT).for_each(|number| drop(scope.spawn(move || client.write_at(&[1; 512], number * 512))));
@@ -113,10 +118,38 @@ fn what_waits_goes_with_its_connection() {
         thread::sleep(Duration::from_millis(300));
         ours.shutdown(std::net::Shutdown::Both).unwrap();
         thread::sleep(Duration::from_millis(100));
-        begun().1 = true;
+        let mut state = begun();
+        under_way = state.0;
+        state.1 = true;
         changed.notify_all();
     });
     server.stop();
-    let written = disk.0.content().chunks(512).filter(|sector| sector[0] == 1).count();
-    assert_eq!(written, 16, "what was under way alone");
+    let written = disk.0.content().chunks(512).filter(|sector| sector[0] == 1).count() as u64;
+    assert_eq!(written, under_way, "what was under way alone");
+    assert!(written < SENT, "some were not begun");
+}
+
+/// Writes that wait for another machine were carried out one by one; those that have arrived together go there together,
+/// and a read that asks nobody else does not wait for them.
+#[test]
+fn far_writes_go_together_and_near_reads_go_past_them() {
+    let disk = Far(Disk::new(vec![7; SIZE]), Arc::default());
+    let (server, _ours, client) = far_client(&disk);
+    thread::scope(|scope| {
+        let client = &client;
+        let writes: Vec<[u8; 512]> = (0..100).map(|number| [number; 512]).collect();
+        let pieces: Vec<(u64, &[u8])> = (0..).step_by(512).zip(writes.iter().map(|data| &data[..])).collect();
+        let writing = scope.spawn(move || client.write_batch(&pieces));
+        let (state, changed) = &*disk.1;
+        let begun = changed.wait_while(state.lock().unwrap(), |state| state.0 < 100).unwrap();
+        drop(begun);
+        let mut read = [0; 512];
+        client.read_at(&mut read, 200 * 512).unwrap();
+        assert_eq!(read, [7; 512]);
+        state.lock().unwrap().1 = true;
+        changed.notify_all();
+        writing.join().unwrap().unwrap();
+    });
+    server.stop();
+    assert!((0..100).all(|number| disk.0.content()[number * 512] == number as u8));
 }

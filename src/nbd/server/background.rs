@@ -5,6 +5,7 @@ use super::Server;
 use super::connection::Outlet;
 use super::replies::Replies;
 use super::transmission::Terms;
+use crate::device;
 use crate::error::Result;
 use crate::nbd::proto::Descriptor;
 use crate::sync::{Condvar, Mutex, lock, wait};
@@ -17,6 +18,8 @@ const MOST: usize = 1024;
 const CACHE_STEP: u64 = 1 << 20;
 /// Most threads of a connection that wait for other machines.
 const MOST_WORKERS: usize = 16;
+/// Most writes that such a thread carries out together: what comes after them is begun before they end.
+const MOST_TOGETHER: usize = 16;
 /// Bytes of memory that requests of a connection may take which wait for other machines; a client that sends more waits.
 const MOST_COST: u64 = 64 << 20;
 
@@ -64,7 +67,12 @@ impl Task {
 #[derive(Default)]
 pub(super) struct Background {
     tasks: Mutex<Tasks>,
+    /// Signalled when there is something for the thread that flushes, or will not be.
     changed: Condvar,
+    /// The same for threads for far tasks.
+    far: Condvar,
+    /// Signalled when there is room for more tasks.
+    room: Condvar,
 }
 
 #[derive(Default)]
@@ -103,7 +111,7 @@ impl Background {
         }
         let mut tasks = lock(&self.tasks);
         while tasks.len() >= MOST {
-            tasks = wait(&self.changed, tasks);
+            tasks = wait(&self.room, tasks);
         }
         for later in later {
             match later {
@@ -115,19 +123,24 @@ impl Background {
         self.changed.notify_all();
     }
 
-    /// Takes over what another machine is asked for, and says whether that takes one more thread.
-    pub(super) fn add_far(&self, task: Task) -> bool {
+    /// Takes over what another machine is asked for, and says how many more threads that takes.
+    pub(super) fn add_far(&self, far: Vec<Task>) -> usize {
         let mut tasks = lock(&self.tasks);
-        // One that takes more than there may be is taken alone.
-        while tasks.len() >= MOST || tasks.cost > 0 && tasks.cost + task.cost() > MOST_COST {
-            tasks = wait(&self.changed, tasks);
+        for task in far {
+            // One that takes more than there may be is taken alone.
+            while tasks.len() >= MOST || tasks.cost > 0 && tasks.cost + task.cost() > MOST_COST {
+                self.far.notify_one();
+                tasks = wait(&self.room, tasks);
+            }
+            tasks.cost += task.cost();
+            tasks.far.push_back(task);
         }
-        tasks.cost += task.cost();
-        tasks.far.push_back(task);
-        let more = tasks.far.len() > tasks.idle && tasks.workers < MOST_WORKERS;
-        tasks.workers += usize::from(more);
+        let writes = tasks.far.iter().filter(|task| matches!(task.work, Work::Write(..))).count();
+        let wanted = tasks.far.len() - writes + writes.div_ceil(MOST_TOGETHER);
+        let more = wanted.saturating_sub(tasks.idle).min(MOST_WORKERS - tasks.workers);
+        tasks.workers += more;
         drop(tasks);
-        self.changed.notify_all();
+        self.far.notify_one();
         more
     }
 
@@ -149,6 +162,7 @@ impl Background {
         }
         drop(tasks);
         self.changed.notify_all();
+        self.far.notify_all();
     }
 
     /// Flushes come first: they are short beside the rest, and guests wait for them. They take turns with what is long, which
@@ -164,7 +178,7 @@ impl Background {
                 false => tasks.long.pop_front().map(Turn::Long),
             };
             if turn.is_some() {
-                self.changed.notify_all();
+                self.room.notify_all();
             }
             // Far tasks may end in a flush.
             if turn.is_some() || tasks.closed && tasks.workers == 0 {
@@ -174,18 +188,25 @@ impl Background {
         }
     }
 
-    fn next_far(&self) -> Option<Task> {
+    /// Far tasks for one thread: several are writes.
+    fn next_far(&self) -> Option<Vec<Task>> {
         let mut tasks = lock(&self.tasks);
         tasks.idle += 1;
-        loop {
-            let task = tasks.far.pop_front();
-            if task.is_some() || tasks.closed {
-                tasks.idle -= 1;
-                self.changed.notify_all();
-                return task;
-            }
-            tasks = wait(&self.changed, tasks);
+        while tasks.far.is_empty() && !tasks.closed {
+            tasks = wait(&self.far, tasks);
         }
+        tasks.idle -= 1;
+        let is_write = |task: &Task| matches!(task.work, Work::Write(..));
+        let writes = tasks.far.iter().take(MOST_TOGETHER).take_while(|task| is_write(task)).count();
+        let most = writes.max(1).min(tasks.far.len());
+        let taken: Vec<Task> = tasks.far.drain(..most).collect();
+        let more = !tasks.far.is_empty();
+        drop(tasks);
+        if more {
+            self.far.notify_one();
+        }
+        self.room.notify_all();
+        (!taken.is_empty()).then_some(taken)
     }
 
     /// Flushes and does what is long until there will be no more.
@@ -213,13 +234,41 @@ impl Background {
     pub(super) fn run_far(&self, server: &Server, terms: &Terms, outlet: &Outlet) {
         // It is one less also if it panics: the thread that flushes would wait for it, and the server for that.
         let _leaving = Leaving(self);
-        while let Some(task) = self.next_far() {
-            let cost = task.cost();
+        while let Some(tasks) = self.next_far() {
+            let cost: u64 = tasks.iter().map(Task::cost).sum();
             // Those that wait when the server stops are left to the next one.
             if !server.stopping() {
-                self.carry_out(task, server, terms, outlet);
+                self.carry_out_all(tasks, server, terms, outlet);
             }
             lock(&self.tasks).cost -= cost;
+            self.room.notify_all();
+        }
+    }
+
+    /// Does what several tasks ask for: writes together.
+    fn carry_out_all(&self, tasks: Vec<Task>, server: &Server, terms: &Terms, outlet: &Outlet) {
+        let mut writes: Vec<device::Request<'_>> = tasks.iter().filter_map(|task| task.work.write()).collect();
+        if writes.len() < tasks.len() {
+            return tasks.into_iter().for_each(|task| self.carry_out(task, server, terms, outlet));
+        }
+        let results = terms.export.device.submit(&mut writes);
+        let mut replies = Replies::new(terms.structured);
+        let mut durable = Vec::new();
+        for (task, result) in tasks.iter().zip(results) {
+            match result {
+                Ok(()) if task.fua => durable.push(task.cookie),
+                Ok(()) => replies.done(task.cookie),
+                Err(error) => replies.error(task.cookie, server.errno(&error)),
+            }
+        }
+        self.flush_later(durable);
+        outlet.send(&replies, &[]);
+    }
+
+    /// Has requests answered after the next flush.
+    fn flush_later(&self, cookies: Vec<u64>) {
+        if !cookies.is_empty() {
+            lock(&self.tasks).flushes.extend(cookies);
             self.changed.notify_all();
         }
     }
@@ -228,11 +277,7 @@ impl Background {
         let Task { cookie, work, fua } = task;
         let (mut replies, mut memory) = (Replies::new(terms.structured), Vec::new());
         match work.run(terms, &mut memory) {
-            Ok(Done::Changed) if fua => {
-                lock(&self.tasks).flushes.push(cookie);
-                self.changed.notify_all();
-                return;
-            }
+            Ok(Done::Changed) if fua => return self.flush_later(vec![cookie]),
             Ok(Done::Changed) => replies.done(cookie),
             Ok(Done::Read(offset, df)) => replies.read(cookie, offset, &memory, 0..memory.len(), df),
             Ok(Done::Told(found)) => replies.block_status(cookie, &found),
@@ -264,6 +309,14 @@ enum Done {
 }
 
 impl Work {
+    /// It as one of a batch, if it is a write.
+    fn write(&self) -> Option<device::Request<'_>> {
+        match self {
+            Work::Write(offset, data) => Some(device::Request::Write { data, offset: *offset }),
+            _ => None,
+        }
+    }
+
     fn run(self, terms: &Terms, memory: &mut Vec<u8>) -> Result<Done> {
         let device = &*terms.export.device;
         match self {

@@ -131,10 +131,10 @@ impl<'a> Connection<'a> {
                     }
                 }
                 background.add(later);
-                for task in far {
-                    let run = || background.run_far(server, terms, &outlet);
-                    if background.add_far(task) && !spawn(scope, server, run) {
-                        background.lacks_thread();
+                let wanted = if far.is_empty() { 0 } else { background.add_far(far) };
+                for missing in (1..=wanted).rev() {
+                    if !spawn(scope, server, || background.run_far(server, terms, &outlet)) {
+                        (0..missing).for_each(|_| background.lacks_thread());
                         return Ok(());
                     }
                 }

@@ -19,7 +19,8 @@ pub trait ExportDevice: BlockDevice {
     fn bitmap_run(&self, name: &str, offset: u64, end: u64) -> Result<(bool, u64)>;
 
     /// Whether another machine is asked when `range` is read, or with `change`, when it is changed: that of a block which
-    /// is changed in part the rest is read. Whoever asks this holds up nobody else meanwhile.
+    /// is changed in part the rest is read, and a change may have to be made there, too. Whoever asks this holds up nobody
+    /// else meanwhile.
     fn is_far(&self, range: &Range<u64>, change: bool) -> bool {
         let _ = (range, change);
         false
@@ -35,6 +36,9 @@ impl ExportDevice for Disk {
     }
 
     fn is_far(&self, range: &Range<u64>, change: bool) -> bool {
+        if change && self.follows_far(range) {
+            return true;
+        }
         let chain = self.chain();
         let Some(first_far) = chain.layers.iter().position(Layer::is_far) else { return false };
         let near = &chain.layers[..first_far];
