@@ -107,6 +107,7 @@ fn first_finding(step: Step) -> Option<(&'static str, String)> {
         id if id.starts_with("GRP") => scenario.name.ends_with("of a group"),
         id if id.starts_with("BAK") => scenario.name == "live backup",
         "ORD-97" => scenario.name == "live mirror, pivot",
+        "BMP-15" => scenario.name == "bitmaps that begin with bits",
         _ => false,
     };
     let mut scenarios: Vec<&Scenario> = ALL.iter().chain(LONG).copied().collect();

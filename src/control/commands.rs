@@ -5,6 +5,7 @@ use super::course::{Course, Files};
 use super::exports::{ExportAdd, ExportDel, QueryExports};
 use super::files::{TargetFormat, TargetMode};
 use super::job::{OnError, Options};
+use super::merge::BitmapMerge;
 use super::query;
 use super::server::{Device, Server};
 use super::together::Together;
@@ -459,7 +460,7 @@ commands! {
         on_top(server, &it.node, |image| image.add_bitmap(&it.name, &it.wanted()?).map(drop))
     }
 
-    BitmapRemove { node: String, name: String } |it, server| {
+    BitmapRemove { pub(super) node: String, pub(super) name: String } |it, server| {
         on_top(server, &it.node, |image| image.remove_bitmap(&it.name))
     }
 
@@ -473,15 +474,6 @@ commands! {
 
     BitmapDisable { pub(super) node: String, pub(super) name: String } |it, server| {
         on_top(server, &it.node, |image| image.disable_bitmap(&it.name))
-    }
-
-    /// Makes dirty in `target` what is dirty in `bitmaps`.
-    BitmapMerge { node: String, target: String, bitmaps: Vec<String> } |it, server| {
-        on_top(server, &it.node, |image| {
-            // All sources are looked at first: one that is missing changes nothing.
-            let dirty = it.bitmaps.iter().map(|name| image.dirty_stretches(name)).collect::<Result<Vec<_>, _>>()?;
-            dirty.iter().try_for_each(|dirty| image.merge_bitmap(&it.target, dirty))
-        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::chain::{Chain, Layer};
 use crate::error::Result;
+use crate::nbd::client::NbdBitmap;
 use crate::storage::Storage;
 use crate::sync::Arc;
 use serde::Deserialize;
@@ -70,6 +71,12 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// The policy's; the host's.
     fn group(&self, name: &str) -> Result<Arc<dyn Storage>>;
+
+    /// The dirty bitmap `name` of an export of another server.
+    ///
+    /// # Errors
+    /// `Invalid` if `export` is not the URI of one; the policy's, and what reaching the server meets.
+    fn bitmap(&self, export: &str, name: &str) -> Result<NbdBitmap>;
 
     /// The number of the layer of `chain` that is in the file `name`.
     ///

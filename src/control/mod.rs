@@ -7,6 +7,7 @@
 //! | `session` | one client's course: greeting, negotiation, commands; what it gets for each text |
 //! | `commands` | the table of all commands, and what each does |
 //! | `transaction` | several changes of disks at one instant, all or none |
+//! | `merge` | bitmaps of this disk, of others and of other servers, merged into one |
 //! | `together` | mirrors whose guests move as one decision |
 //! | `backup` | `drive-backup`: push, and pull |
 //! | `exports` | exports that commands add |
@@ -31,6 +32,7 @@ mod exports;
 mod files;
 mod job;
 mod jobs;
+mod merge;
 mod outbox;
 mod query;
 mod server;

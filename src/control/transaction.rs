@@ -5,19 +5,22 @@
 //! seen any.
 
 use super::backup::DriveBackup;
-use super::commands::{BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BlockdevSnapshotSync};
+use super::commands::{BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapRemove, BlockdevSnapshotSync};
 use super::course::Course;
 use super::job::Group;
+use super::merge::{BitmapMerge, Fetched};
 use super::server::{Device, Server};
 use super::wire::Failure;
 use crate::chain::Chain;
 use crate::error::{Error, Result};
-use crate::image::Image;
+use crate::format::BitmapState;
+use crate::image::{Image, UnbegunBitmap};
 use crate::live::{Disk, Still};
 use crate::storage::Storage;
 use crate::sync::{Arc, lock};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::ops::Range;
 
 /// One change.
 #[derive(Debug, Deserialize)]
@@ -29,6 +32,8 @@ pub(super) enum Action {
     BlockDirtyBitmapClear(BitmapClear),
     BlockDirtyBitmapEnable(BitmapEnable),
     BlockDirtyBitmapDisable(BitmapDisable),
+    BlockDirtyBitmapMerge(BitmapMerge),
+    BlockDirtyBitmapRemove(BitmapRemove),
     /// Fails: for whoever wants to know whether the others would not.
     Abort {},
 }
@@ -45,13 +50,22 @@ enum Made {
     Snapshot,
     Backup(Course),
     Added,
+    /// Others are merged into it: nobody trusts it before the last of them was (BMP-15).
+    Unbegun(UnbegunBitmap),
     /// Its bits are kept until the others are made, too.
     Cleared,
     Enabled,
     Disabled,
+    /// It was so before.
+    Nothing,
+    /// What was dirty before.
+    Merged(Vec<Range<u64>>),
+    /// It is there until the others are made, too.
+    Removed,
 }
 
 impl Action {
+    /// The disk that it changes.
     fn device(&self) -> Option<&str> {
         match self {
             Action::BlockdevSnapshotSync(it) => Some(&it.device),
@@ -60,7 +74,17 @@ impl Action {
             Action::BlockDirtyBitmapClear(it) => Some(&it.node),
             Action::BlockDirtyBitmapEnable(it) => Some(&it.node),
             Action::BlockDirtyBitmapDisable(it) => Some(&it.node),
+            Action::BlockDirtyBitmapMerge(it) => Some(&it.node),
+            Action::BlockDirtyBitmapRemove(it) => Some(&it.node),
             Action::Abort {} => None,
+        }
+    }
+
+    /// The disks that it changes or looks at.
+    fn devices(&self) -> Vec<&str> {
+        match self {
+            Action::BlockDirtyBitmapMerge(it) => it.nodes().collect(),
+            _ => self.device().into_iter().collect(),
         }
     }
 
@@ -71,6 +95,8 @@ impl Action {
             Action::BlockDirtyBitmapClear(it) => &it.name,
             Action::BlockDirtyBitmapEnable(it) => &it.name,
             Action::BlockDirtyBitmapDisable(it) => &it.name,
+            Action::BlockDirtyBitmapMerge(it) => &it.target,
+            Action::BlockDirtyBitmapRemove(it) => &it.name,
             Action::BlockdevSnapshotSync(_) | Action::DriveBackup(_) | Action::Abort {} => "",
         }
     }
@@ -84,30 +110,58 @@ impl Action {
         }
     }
 
-    /// Makes the change of a disk that is held still.
-    fn make(&self, still: Option<&mut Still<'_>>, opened: Opened) -> Result<Made> {
+    /// Makes the change of a disk that is held still, but for a merge. `merges` says whether something is merged later into
+    /// the bitmap that it adds.
+    fn make(&self, still: Option<&mut Still<'_>>, opened: Opened, merges: bool) -> Result<Made> {
         let Some(still) = still else { return Err(Error::Denied("the transaction aborts itself".into())) };
         match (self, opened) {
             (Action::BlockdevSnapshotSync(it), Opened::Overlay { file, hint }) => {
                 it.make(still, file, hint).map(|()| Made::Snapshot)
             }
             (Action::DriveBackup(it), Opened::Target(target)) => it.make(still, target).map(Made::Backup),
+            (Action::BlockDirtyBitmapAdd(it), _) if merges => {
+                top(still)?.add_bitmap_unbegun(&it.name, &it.wanted()?).map(Made::Unbegun)
+            }
             (Action::BlockDirtyBitmapAdd(it), _) => {
                 top(still)?.add_bitmap(&it.name, &it.wanted()?).map(|_| Made::Added)
             }
             (Action::BlockDirtyBitmapClear(it), _) => top(still)?.freeze_bitmap(&it.name, None).map(|_| Made::Cleared),
-            (Action::BlockDirtyBitmapEnable(it), _) => top(still)?.enable_bitmap(&it.name).map(|()| Made::Enabled),
-            (Action::BlockDirtyBitmapDisable(it), _) => top(still)?.disable_bitmap(&it.name).map(|()| Made::Disabled),
-            (Action::BlockdevSnapshotSync(_) | Action::DriveBackup(_) | Action::Abort {}, _) => {
-                Err(Error::Denied("the transaction aborts itself".into()))
+            (Action::BlockDirtyBitmapEnable(it), _) => {
+                let before = top(still)?.bitmap(&it.name)?.state;
+                top(still)?.enable_bitmap(&it.name)?;
+                Ok(if before == BitmapState::Recording { Made::Nothing } else { Made::Enabled })
             }
+            (Action::BlockDirtyBitmapDisable(it), _) => {
+                let before = top(still)?.bitmap(&it.name)?.state;
+                top(still)?.disable_bitmap(&it.name)?;
+                Ok(if before == BitmapState::Disabled { Made::Nothing } else { Made::Disabled })
+            }
+            (Action::BlockDirtyBitmapRemove(it), _) => {
+                let image = top(still)?;
+                // A record that is no bitmap goes by its name, too.
+                let there = image.bitmaps().iter().any(|info| info.name == it.name);
+                if there { Ok(Made::Removed) } else { image.bitmap(&it.name).map(|_| Made::Removed) }
+            }
+            (
+                Action::BlockdevSnapshotSync(_)
+                | Action::DriveBackup(_)
+                | Action::BlockDirtyBitmapMerge(_)
+                | Action::Abort {},
+                _,
+            ) => Err(Error::Denied("the transaction aborts itself".into())),
         }
     }
 
     /// All are made.
     fn keep(&self, still: Option<&mut Still<'_>>, made: &Made) -> Result<()> {
-        match (still, made) {
-            (Some(still), Made::Cleared) => top(still)?.hand_over_bitmap(self.bitmap()),
+        let (Some(still), name) = (still, self.bitmap()) else { return Ok(()) };
+        match (made, self) {
+            (Made::Cleared, _) => top(still)?.hand_over_bitmap(name),
+            (Made::Unbegun(unbegun), Action::BlockDirtyBitmapAdd(it)) => {
+                top(still)?.begin_bitmap(unbegun)?;
+                if it.wanted()?.recording { Ok(()) } else { top(still)?.disable_bitmap(name) }
+            }
+            (Made::Removed, _) => top(still)?.remove_bitmap(name),
             _ => Ok(()),
         }
     }
@@ -117,11 +171,12 @@ impl Action {
         let (Some(still), name) = (still, self.bitmap()) else { return Ok(()) };
         match made {
             Made::Snapshot => still.take_back_snapshot(),
-            Made::Backup(_) => Ok(()),
-            Made::Added => top(still)?.remove_bitmap(name),
+            Made::Backup(_) | Made::Removed | Made::Nothing => Ok(()),
+            Made::Added | Made::Unbegun(_) => top(still)?.remove_bitmap(name),
             Made::Cleared => top(still)?.take_back_bitmap(name),
             Made::Enabled => top(still)?.disable_bitmap(name),
             Made::Disabled => top(still)?.enable_bitmap(name),
+            Made::Merged(before) => top(still)?.restore_bitmap(name, before),
         }
     }
 }
@@ -139,10 +194,16 @@ pub(super) fn carry_out(
     grouped: bool,
 ) -> std::result::Result<Value, Failure> {
     actions.sort_by_key(|action| !matches!(action, Action::BlockdevSnapshotSync(_)));
-    let names = actions.iter().filter_map(Action::device);
+    let names = actions.iter().flat_map(Action::devices);
     let mut devices = names.map(|name| server.device(name).cloned()).collect::<std::result::Result<Vec<_>, _>>()?;
     devices.sort_by(|one, other| one.name.cmp(&other.name));
     devices.dedup_by(|one, other| one.name == other.name);
+    // Whoever is far may take their time: nobody waits for them yet.
+    let fetched = actions.iter().map(|action| match action {
+        Action::BlockDirtyBitmapMerge(it) => it.fetch(server),
+        _ => Ok(Vec::new()),
+    });
+    let fetched = fetched.collect::<Result<Vec<_>>>()?;
     let mut seats = Vec::new();
     for action in &actions {
         seats.push(match action {
@@ -152,7 +213,8 @@ pub(super) fn carry_out(
     }
     // Layers are named by their numbers meanwhile.
     let _layers: Vec<_> = devices.iter().map(|device| lock(&device.layers)).collect();
-    let mut all = All { server, devices: &devices, actions: &actions, opened: Vec::new(), made: Vec::new() };
+    let (opened, made) = (Vec::new(), Vec::new());
+    let mut all = All { server, devices: &devices, actions: &actions, fetched: &fetched, opened, made };
     let result = all.open(0);
     // Also those that are dropped take back what they began, and wait for the disks: these are no longer held.
     let made = std::mem::take(&mut all.made);
@@ -173,6 +235,8 @@ struct All<'a> {
     server: &'a Arc<Server>,
     devices: &'a [Arc<Device>],
     actions: &'a [Action],
+    /// What each of them needs of other servers.
+    fetched: &'a [Vec<Fetched>],
     opened: Vec<Opened>,
     made: Vec<Made>,
 }
@@ -190,8 +254,8 @@ impl All<'_> {
 
     fn make(&mut self) -> Result<()> {
         let mut still = Disk::all_still(self.devices.iter().map(|device| &device.disk));
-        for (action, opened) in self.actions.iter().zip(std::mem::take(&mut self.opened)) {
-            match action.make(self.disk_of(&mut still, action), opened) {
+        for (number, opened) in std::mem::take(&mut self.opened).into_iter().enumerate() {
+            match self.make_one(&mut still, number, opened) {
                 Ok(made) => self.made.push(made),
                 Err(error) => {
                     for (action, made) in self.actions.iter().zip(&self.made).rev() {
@@ -203,8 +267,38 @@ impl All<'_> {
                 }
             }
         }
-        let mut made = self.actions.iter().zip(&self.made);
+        // What goes may be all that knows what the others do, until these are on disk.
+        let (last, first): (Vec<_>, Vec<_>) =
+            self.actions.iter().zip(&self.made).partition(|(_, made)| matches!(made, Made::Removed));
+        let mut made = first.into_iter().chain(last);
         made.try_for_each(|(action, made)| action.keep(self.disk_of(&mut still, action), made))
+    }
+
+    fn make_one(&self, still: &mut [Still<'_>], number: usize, opened: Opened) -> Result<Made> {
+        let (action, later) = (&self.actions[number], &self.actions[number + 1..]);
+        let same = |other: &Action| other.device() == action.device() && other.bitmap() == action.bitmap();
+        let before = self.actions.iter().zip(&self.made).filter(|(other, _)| same(other));
+        let merge_or_remove = matches!(action, Action::BlockDirtyBitmapMerge(_) | Action::BlockDirtyBitmapRemove(_));
+        for (_, made) in before.filter(|_| !action.bitmap().is_empty()) {
+            let does = match made {
+                Made::Removed => "removes",
+                Made::Unbegun(_) if !merge_or_remove => "adds, and merges into,",
+                _ => continue,
+            };
+            let text =
+                format!("the transaction {does} the bitmap {:?}: nothing more can be done with it", action.bitmap());
+            return Err(Error::Invalid(text));
+        }
+        if let Action::BlockDirtyBitmapMerge(it) = action {
+            let still: &[Still<'_>] = still;
+            let still = |name: &str| {
+                let device = self.devices.iter().find(|device| device.name == name)?;
+                still.iter().find(|still| Arc::ptr_eq(still.disk(), &device.disk))
+            };
+            return it.make(&still, &self.fetched[number]).map(Made::Merged);
+        }
+        let merges = later.iter().any(|later| matches!(later, Action::BlockDirtyBitmapMerge(_)) && same(later));
+        action.make(self.disk_of(still, action), opened, merges)
     }
 
     fn device_of(&self, action: &Action) -> Option<&Arc<Device>> {

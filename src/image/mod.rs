@@ -22,7 +22,7 @@ mod tests;
 
 pub use check::{CheckReport, Finding};
 pub use create::CreateOptions;
-pub use dirty::{BitmapInfo, NewBitmap, Trust};
+pub use dirty::{BitmapInfo, NewBitmap, Trust, UnbegunBitmap};
 pub use group::Group;
 pub(crate) use group::check_place;
 pub use open::OpenOptions;

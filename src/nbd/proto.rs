@@ -77,6 +77,8 @@ pub const NBD_REPLY_TYPE_ERROR: u16 = (1 << 15) + 1;
 
 pub const NBD_STATE_HOLE: u32 = 1;
 pub const NBD_STATE_ZERO: u32 = 1 << 1;
+/// QEMU's, of the contexts `qemu:dirty-bitmap:NAME`.
+pub const NBD_STATE_DIRTY: u32 = 1;
 
 /// The error values. [`text`](Self::text) is what people are shown: nothing of the host's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

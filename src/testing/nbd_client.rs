@@ -1,7 +1,7 @@
 //! The NBD client without sockets: a server's bytes come in, in pieces of any size, while the client reads, writes and
-//! asks for holes.
+//! asks for holes, or for a bitmap.
 
-use crate::nbd::client::{Connector, NbdStorage, Options};
+use crate::nbd::client::{Connector, NbdBitmap, NbdStorage, Options};
 use crate::nbd::proto::*;
 use crate::nbd::{Shutdown, Socket};
 use crate::storage::Storage;
@@ -45,17 +45,17 @@ impl Socket for Script {
     }
 }
 
-/// A server's bytes up to the transmission, for a disk of 1 MiB: simple replies, or structured ones with holes.
-fn opening(structured: bool) -> Vec<u8> {
+/// A server's bytes up to the transmission, for a disk of 1 MiB: simple replies, or structured ones with a `context`.
+fn opening(context: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
     Greeting { magic: NBDMAGIC, newstyle: IHAVEOPT, flags: NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES }.put(&mut out);
     let mut reply = |option, reply, data: &[u8]| {
         OptionReply { magic: NBD_REP_MAGIC, option, reply, length: data.len() as u32 }.put(&mut out);
         out.extend_from_slice(data);
     };
-    if structured {
+    if let Some(context) = context {
         reply(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK, &[]);
-        reply(NBD_OPT_SET_META_CONTEXT, NBD_REP_META_CONTEXT, b"\0\0\0\x01base:allocation");
+        reply(NBD_OPT_SET_META_CONTEXT, NBD_REP_META_CONTEXT, &[b"\0\0\0\x01", context.as_bytes()].concat());
         reply(NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK, &[]);
     } else {
         reply(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ERR_UNSUP, &[]);
@@ -115,14 +115,23 @@ fn messages(mut input: &[u8]) -> Vec<u8> {
 /// What the fuzz target does: the first byte says how the server begins, the second into which pieces its bytes fall.
 pub fn play(input: &[u8]) {
     let Some(([begin, piece], rest)) = input.split_first_chunk::<2>() else { return };
-    let bytes = match begin % 3 {
+    let bytes = match begin % 4 {
         0 => rest.to_vec(),
-        kind => [opening(kind == 1), messages(rest)].concat(),
+        1 => [opening(Some("base:allocation")), messages(rest)].concat(),
+        2 => [opening(None), messages(rest)].concat(),
+        _ => [opening(Some("qemu:dirty-bitmap:b")), messages(rest)].concat(),
     };
     let saying = Saying { bytes, said: 0, piece: usize::from(*piece) + 1 };
     let script: Arc<dyn Socket> = Arc::new(Script(Mutex::new(saying)));
     let connector: Connector = Box::new(move || Ok(script.clone()));
     let options = Options { write: true, connections: 1, reconnect: Duration::ZERO, tls: None };
+    if begin % 4 == 3 {
+        let bitmap = NbdBitmap::connect("server".into(), "disk".into(), "b", connector, options);
+        let dirty = bitmap.and_then(|bitmap| bitmap.dirty()).unwrap_or_default();
+        assert!(dirty.iter().all(|range| range.start < range.end && range.end <= SIZE), "{dirty:?}");
+        assert!(dirty.windows(2).all(|pair| pair[0].end < pair[1].start), "{dirty:?}");
+        return;
+    }
     let Ok(client) = NbdStorage::connect("server".into(), "disk".into(), connector, options) else { return };
     let size = client.size().expect("known");
     let (mut first, mut second) = ([0; 4096], [0; 300]);

@@ -12,6 +12,8 @@ mod errors;
 mod hostile;
 mod jobs;
 mod kills;
+mod merge;
+mod migration;
 mod peers;
 mod rig;
 mod stories;

@@ -76,7 +76,10 @@ async def main():
         await do("block-dirty-bitmap-add", node="disk", name=name)
     await do("block-dirty-bitmap-disable", node="disk", name="b")
     await do("block-dirty-bitmap-enable", node="disk", name="b")
-    await do("block-dirty-bitmap-merge", node="disk", target="b", bitmaps=["a"])
+    await do("block-dirty-bitmap-merge", node="disk", target="b", bitmaps=["a", {"node": "disk", "name": "a"}])
+    bitmap = lambda verb, **data: {"type": "block-dirty-bitmap-" + verb, "data": {"node": "disk", **data}}
+    merge = bitmap("merge", target="d", bitmaps=["a", {"node": "disk", "name": "b"}])
+    await do("transaction", actions=[bitmap("add", name="d"), merge, bitmap("remove", name="d")])
     await do("block-dirty-bitmap-clear", node="disk", name="a")
     await do("block-dirty-bitmap-remove", node="disk", name="b")
     await do("block-set-copy-on-read", device="disk", enable=True)

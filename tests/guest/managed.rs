@@ -1,4 +1,9 @@
 //! What management does with a guest that runs: by commands to a server alone, on two disks at once.
+//!
+//! | of the field's lists of what breaks | here |
+//! |---|---|
+//! | 63, bitmaps in migration | `a_guest_is_managed_from_snapshot_to_migration` |
+//! | 73, the guest moves first, and its disk follows | `a_guest_goes_ahead_of_its_disk` |
 
 use crate::common::{MIB, Place, Process, Run, lvd as command, peers, run, same};
 use crate::files;
@@ -64,10 +69,21 @@ fn serve(place: &Place, socket: &Path, control: &Path, images: &[&str]) -> Proce
     Process::start(server.args(images.iter().map(|image| place.path(image))), socket)
 }
 
+/// A server that only shows the disk of an image, as the export `old`, and what more the `options` say.
+fn show(place: &Place, image: &str, socket: &Path, options: &[&str]) -> Process {
+    let mut server = command();
+    server.args(["serve", "-r", "-x", "old"]).args(options).arg("--unix").arg(socket);
+    Process::start(server.arg(place.path(image)), socket)
+}
+
+fn uri(export: &str, socket: &Path) -> String {
+    format!("nbd+unix:///{export}?socket={}", socket.display())
+}
+
 /// The export `name` of the server, as a raw file.
 fn fetched(managed: &Managed, name: &str) -> PathBuf {
-    let (uri, to) = (format!("nbd+unix:///{name}?socket={}", managed.socket.display()), managed.place.path(name));
-    tool!("nbdcopy", uri, &to).ok();
+    let to = managed.place.path(name);
+    tool!("nbdcopy", uri(name, &managed.socket), &to).ok();
     to
 }
 
@@ -131,8 +147,8 @@ fn a_guest_is_managed_from_snapshot_to_migration() {
     let synced = guest.synced();
     managed.ask(["job", "pull", "--bitmap", "daily", "-x", "instant", "disk", &managed.path("scratch")]).ok();
     guest.go_on(FILES);
-    let uri = format!("nbd+unix:///instant?socket={}", managed.socket.display());
-    let map = tool!("nbdinfo", "--json", "--map=qemu:dirty-bitmap:daily", &uri).ok().json();
+    let instant = uri("instant", &managed.socket);
+    let map = tool!("nbdinfo", "--json", "--map=qemu:dirty-bitmap:daily", instant).ok().json();
     let pulled = fetched(&managed, "instant");
     managed.ask(["job", "complete", "disk"]).ok();
     managed.all_over();
@@ -152,12 +168,13 @@ fn a_guest_is_managed_from_snapshot_to_migration() {
     // To another server, while it runs: mirrored there, and then served from there.
     lvd!("create", managed.place.path("away.lvd"), SIZE.to_string()).ok();
     let (away, place) = (managed.place.path("away"), &managed.place);
-    let mut there = command();
-    there.args(["serve", "-x", "away", "--unix"]).arg(&away).arg(place.path("away.lvd"));
-    let there = Process::start(&mut there, &away);
-    let target = format!("nbd+unix:///away?socket={}", away.display());
-    managed.ask(["job", "mirror", "-O", "raw", "disk", &target]).ok();
+    let (mut there, away_control) = (command(), place.path("away.control"));
+    there.args(["serve", "-x", "away", "--unix"]).arg(&away).arg("--control").arg(&away_control);
+    let there = Process::start(there.arg(place.path("away.lvd")), &away_control);
+    managed.ask(["job", "mirror", "-O", "raw", "disk", &uri("away", &away)]).ok();
     managed.until_ready(1);
+    // Its bitmap goes with it: what changes from here on is recorded there.
+    lvd!("bitmap", "add", "--control", &away_control, "away", "moving").ok();
     guest.go_on(FILES);
     managed.ask(["job", "complete", "disk"]).ok();
     managed.all_over();
@@ -171,16 +188,83 @@ fn a_guest_is_managed_from_snapshot_to_migration() {
     let server = serve(&place, &socket, &control, &["away.lvd", "data3.lvd"]);
     let managed = Managed { place, socket, control, server };
     guest.go_on(FILES);
+    let left = managed.place.path("left");
+    let shown = show(&managed.place, "moved.lvd", &left, &["--bitmap", "daily"]);
+    managed.ask(["bitmap", "fetch", "--recorded", "moving", "disk", "daily", &uri("old", &left)]).ok();
+    shown.stop().ok();
+    guest.go_on(FILES);
 
     guest.rest();
     guest.run("verify && umount /mnt && e2fsck -fn /dev/vda >/tmp/said 2>&1");
     guest.run("[ $(cat /tmp/data/count) -gt 10 ] && umount /tmp/data && e2fsck -fn /dev/vdb >/tmp/said 2>&1");
     let all = guest.synced();
     guest.end();
+    // What was pulled before the move, with what is dirty put on top, is the disk.
+    let copy = managed.place.file("copy.raw", &new);
+    managed.ask(["job", "backup", "--bitmap", "daily", "--onto", "disk", &managed.path("copy.raw")]).ok();
+    managed.all_over();
     let Managed { place, server, .. } = managed;
     server.stop().ok();
+    let disk = files::raw_copy(&place, "away.lvd");
+    same(
+        &fs::read(copy).expect("read"),
+        &fs::read(disk).expect("read"),
+        "the backup before the move, brought up to date",
+    );
     files::is_clean(&files::raw_copy(&place, "away.lvd"), 1..=all, "the guest's last disk");
     for image in ["full.lvd", "top.lvd", "top2.lvd", "data.lvd", "data2.lvd", "data3.lvd", "moved.lvd"] {
         lvd!("check", place.path(image)).ok();
     }
+}
+
+/// The other way: the guest goes on at once on the other machine, its disk comes after it, and the old machine ends.
+#[test]
+fn a_guest_goes_ahead_of_its_disk() {
+    let Some(kit) = kit() else { return };
+    let place = Place::new();
+    let raw = files::make(&place, "old.raw", SIZE, 24 * MIB);
+    lvd!("convert", "-f", "raw", raw, place.path("old.lvd")).ok();
+    let raw = files::make(&place, "data.raw", DATA, MIB);
+    lvd!("convert", "-f", "raw", raw, place.path("data.lvd")).ok();
+    let (socket, control, left) = (place.path("socket"), place.path("control"), place.path("left"));
+    let server = serve(&place, &socket, &control, &["old.lvd", "data.lvd"]);
+    let mut guest = Guest::boot_with(kit, &place, &[nbd(&socket, "disk"), nbd(&socket, "data")]);
+    guest.run("mount -t ext4 -o discard /dev/vda /mnt");
+    guest.run("write_files 1 & make_noise &");
+    guest.go_on(FILES);
+
+    // The guest waits from here, until it is served over there: by a disk on which nothing is yet.
+    server.stop().ok();
+    let before = guest.synced();
+    let shown = show(&place, "old.lvd", &left, &[]);
+    lvd!("create", "-b", uri("old", &left), "-F", "raw", place.path("home.lvd")).ok();
+    let mut server = command();
+    server.args(["serve", "--remote", "--copy-on-read", "-x", "disk", "-x", "data", "--unix"]).arg(&socket);
+    server.arg("--control").arg(&control).args([place.path("home.lvd"), place.path("data.lvd")]);
+    let server = Process::start(&mut server, &socket);
+    let managed = Managed { place, socket, control, server };
+    guest.go_on(FILES);
+
+    // Again onto new storage, before all has come: the overlay is that of a disk that is far.
+    managed.ask(["snapshot", "disk", &managed.path("home2.lvd")]).ok();
+    guest.go_on(FILES);
+    managed.ask(["job", "stream", "--speed", "24M", "disk"]).ok();
+    guest.go_on(FILES);
+    managed.all_over();
+
+    // Nothing is needed of the old machine.
+    shown.stop().ok();
+    fs::remove_file(managed.place.path("home.lvd")).expect("removed");
+    guest.go_on(FILES);
+    guest.rest();
+    guest.run("verify && umount /mnt && e2fsck -fn /dev/vda >/tmp/said 2>&1");
+    let all = guest.synced();
+    guest.end();
+    let Managed { place, server, .. } = managed;
+    server.stop().ok();
+    files::survives(&files::raw_copy(&place, "old.lvd"), 1..=before, "what the guest has left");
+    files::is_clean(&files::raw_copy(&place, "home2.lvd"), 1..=all, "the guest's last disk");
+    lvd!("check", place.path("home2.lvd")).ok();
+    let facts = lvd!("info", "--json", place.path("home2.lvd")).ok().json();
+    assert_eq!(facts["backing-filename"], serde_json::Value::Null, "it still lies on something");
 }

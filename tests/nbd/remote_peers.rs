@@ -3,6 +3,7 @@
 use crate::common::{MIB, Place, Random, content, lvd as command, peers, same};
 use crate::lvd;
 use crate::serve::Server as LvdServer;
+use crate::tool;
 use lvd::chain::RawDevice;
 use lvd::nbd::Uri;
 use lvd::nbd::client::{NbdStorage, Options};
@@ -162,6 +163,28 @@ fn an_image_lies_in_an_export() {
     let image = place.path("b.raw");
     lvd!("check", &image).ok();
     assert!(content(&image)[MIB as usize..][..64 << 10].iter().all(|byte| *byte == 5));
+}
+
+/// What QEMU has recorded goes on here.
+#[test]
+fn a_bitmap_of_qemu_is_merged() {
+    if !peers(&["qemu-nbd", "qemu-img", "qemu-io"]) {
+        return;
+    }
+    let place = Place::new();
+    let theirs = place.path("theirs.qcow2");
+    tool!("qemu-img", "create", "-q", "-f", "qcow2", &theirs, "8M").ok();
+    tool!("qemu-img", "bitmap", "--add", "-g", "64K", &theirs, "daily").ok();
+    tool!("qemu-io", "-c", "write 130k 1k", "-c", "write 1M 64k", &theirs).ok();
+    tool!("qemu-img", "bitmap", "--disable", &theirs, "daily").ok();
+    let served = ["-t", "-k", "SOCKET", "-f", "qcow2", "-r", "-B", "daily", "theirs.qcow2"];
+    let server = Server::start(&place, "qemu-nbd", &served);
+    lvd!("create", place.path("ours.lvd"), "8M").ok();
+    lvd!("bitmap", "merge", "--from", server.uri(), place.path("ours.lvd"), "since", "daily").ok();
+    let extents = lvd!("bitmap", "extents", "--json", place.path("ours.lvd"), "since").ok().json();
+    let dirty = extents.as_array().expect("extents").iter().filter(|extent| extent["type"] == 1);
+    let dirty: Vec<_> = dirty.map(|extent| (extent["offset"].as_u64(), extent["length"].as_u64())).collect();
+    assert_eq!(dirty, [(Some(2 << 16), Some(1 << 16)), (Some(1 << 20), Some(1 << 16))]);
 }
 
 #[test]

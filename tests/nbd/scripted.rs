@@ -3,7 +3,7 @@
 use crate::remote::writing;
 use lvd::Error;
 use lvd::nbd::Socket;
-use lvd::nbd::client::{Connector, NbdStorage, Options};
+use lvd::nbd::client::{Connector, NbdBitmap, NbdStorage, Options};
 use lvd::nbd::proto::*;
 use lvd::storage::Storage;
 use std::io::{self, Read, Write};
@@ -40,6 +40,7 @@ const STRUCTURED: &str = "0003e889045565a9 00000008 00000001 00000000 ";
 const NO_STRUCTURED: &str = "0003e889045565a9 00000008 80000001 00000000 ";
 const CONTEXT: &str = "0003e889045565a9 0000000a 00000004 00000013 00000005 'base:allocation \
                        0003e889045565a9 0000000a 00000001 00000000 ";
+const NO_CONTEXT: &str = "0003e889045565a9 0000000a 80000001 00000000 ";
 /// 1 MiB, with flush, FUA and zeroes.
 const GO: &str = "0003e889045565a9 00000007 00000003 0000000c 0000 0000000000100000 004d \
                   0003e889045565a9 00000007 00000001 00000000 ";
@@ -120,10 +121,9 @@ fn handshakes_that_lead_somewhere() {
         .read_at(&mut buffer, 0)
         .unwrap();
     // No contexts; chunks in any order.
-    let none = "0003e889045565a9 0000000a 80000001 00000000 ";
     let chunks = "668e33ef 0000 0002 0000000000000000 0000000c 0000000000000002 00000002 \
                   668e33ef 0001 0001 0000000000000000 0000000a 0000000000000000 'to ";
-    after(&[GREETING, STRUCTURED, none, GO], chunks).read_at(&mut buffer, 0).unwrap();
+    after(&[GREETING, STRUCTURED, NO_CONTEXT, GO], chunks).read_at(&mut buffer, 0).unwrap();
     assert_eq!(&buffer, b"to\0\0");
 }
 
@@ -207,6 +207,46 @@ fn statuses_that_go_too_far() {
     assert_eq!(first_data(&status("00000000 00000003")).unwrap(), Some(0..1 << 20));
     let holes = "00000001 00000003 00000001 00000000 ".repeat(1000);
     assert_eq!(first_data(&status(&holes)).unwrap(), Some(1..2));
+}
+
+/// What a server tells of a bitmap goes no further than the disk, and each of its replies says something.
+#[test]
+fn bitmaps_that_go_too_far() {
+    let context = CONTEXT.replace("00000013 00000005 'base:allocation", "00000018 00000005 'qemu:dirty-bitmap:b0");
+    let open = |context: &str, replies: &str| {
+        let connector = script(bytes(&[GREETING, STRUCTURED, context, GO, replies].concat()));
+        NbdBitmap::connect("remote".into(), "disk".into(), "b0", connector, Options::default())
+    };
+    let status = |number: u64, of: u32, descriptors: &str| {
+        let length = 4 + descriptors.split_whitespace().map(|field| field.len() / 2).sum::<usize>();
+        format!("668e33ef 0001 0005 {:016x} {length:08x} {of:08x} {descriptors} ", number << 16)
+    };
+    let dirty = |replies: &str| open(&context, replies).expect("opened").dirty().map_err(|error| error.to_string());
+    let mib = 1 << 20;
+    assert_eq!(dirty(&status(0, 5, "ffffffff 00000001")), Ok(vec![0..mib]));
+    assert_eq!(dirty(&status(0, 5, "00001000 00000000 00001000 00000003 ffffffff 00000002")), Ok(vec![4096..8192]));
+    // What is left out is asked for.
+    let parts =
+        status(0, 5, "00001000 00000001") + &status(1, 5, "00001000 00000000") + &status(2, 5, "000fe000 00000001");
+    assert_eq!(dirty(&parts), Ok(vec![0..4096, 8192..mib]));
+    // Parts of granules are whole ones.
+    assert_eq!(dirty(&status(0, 5, "00000001 00000000 00000001 00000001 ffffffff 00000000")), Ok(vec![0..4096]));
+    for (replies, why) in [
+        (status(0, 5, "00000000 00000001"), "left out some"),
+        (status(0, 5, "00001000 00000001"), "the server ended the connection"),
+        (status(0, 6, "00100000 00000000"), "a chunk that its request does not have"),
+        ("668e33ef 0001 0000 0000000000000000 00000000".into(), "left out some"),
+        ("668e33ef 0001 8001 0000000000000000 00000006 00000005 0000".into(), "the server says: input/output error"),
+    ] {
+        let error = dirty(&replies).unwrap_err();
+        assert!(error.starts_with("remote: ") && error.contains(why), "{error}");
+    }
+    for none in [NO_CONTEXT, "0003e889045565a9 0000000a 00000001 00000000 "] {
+        let error = open(none, "").map(drop).unwrap_err().to_string();
+        assert_eq!(error, "remote: the server tells of no bitmap \"b0\"");
+    }
+    let error = open(CONTEXT, "").map(drop).unwrap_err().to_string();
+    assert!(error.contains("a reply that its option does not have"), "{error}");
 }
 
 /// A server that reads nothing and sends nothing is not waited for without end.

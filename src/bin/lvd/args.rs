@@ -468,6 +468,38 @@ pub struct Named {
     pub name: String,
 }
 
+/// The same, or one of a disk that is served.
+#[derive(Args, Debug)]
+pub struct Anywhere {
+    /// The control socket of a server: IMG is then the name of one of its disks.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["format", "sidecar", "cache", "remote", "reconnect", "trust_links",
+        "ignore_marks", "group"])]
+    pub control: Option<PathBuf>,
+    #[command(flatten)]
+    pub named: Named,
+}
+
+/// A bitmap of a disk that has moved.
+#[derive(Args, Debug)]
+pub struct Fetch {
+    #[command(flatten)]
+    pub control: Control,
+    /// The bitmap that has recorded here.
+    #[arg(long, value_name = "NAME")]
+    pub recorded: String,
+    /// Bytes that one bit speaks of.
+    #[arg(short, long, value_name = "SIZE", value_parser = size, default_value = "64K")]
+    pub granularity: u64,
+    /// The disk, as the server calls it.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The old disk: an export that tells of its bitmap (serve --bitmap NAME).
+    #[arg(value_name = "URI")]
+    pub old: PathBuf,
+}
+
 /// An image, or a raw volume, and its sidecar.
 #[derive(Args, Debug)]
 pub struct Sidecar {
@@ -491,23 +523,30 @@ pub enum Bitmap {
         #[arg(long)]
         disabled: bool,
         #[command(flatten)]
-        named: Named,
+        at: Anywhere,
     },
     /// Take a bitmap away.
-    Remove(Named),
+    Remove(Anywhere),
     /// Record again.
-    Enable(Named),
+    Enable(Anywhere),
     /// Record no more.
-    Disable(Named),
+    Disable(Anywhere),
     /// Begin a new count. Prints the point from which on it tells.
-    Clear(Named),
-    /// Make dirty in NAME what is dirty in the others. NAME is made, disabled, if it is not there.
+    Clear(Anywhere),
+    /// Make dirty in NAME what is dirty in the others. In an image NAME is made, disabled, if it is not there.
     Merge {
+        /// The others are bitmaps of this image, or, by its URI, what an export's server tells of as
+        /// qemu:dirty-bitmap:SOURCE.
+        #[arg(long, value_name = "DISK")]
+        from: Option<PathBuf>,
         #[command(flatten)]
-        named: Named,
+        at: Anywhere,
         #[arg(value_name = "SOURCE", required = true)]
         sources: Vec<String>,
     },
+    /// Make NAME go on for a disk that has moved here: what is dirty in it on the old server, and what was recorded here
+    /// since before the switch. At one instant: the recorded one goes.
+    Fetch(Fetch),
     /// List the bitmaps.
     List {
         #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use crate::args::{Access, Bitmap, Format, Named, Opening, Sidecar};
 use crate::open::{self, Disk, Target};
-use crate::{output, signals};
+use crate::{control, output, signals};
 use lvd::format::{BitmapState, SectionKind, Uuid};
 use lvd::image::{BitmapInfo, Image, NewBitmap, OpenOptions, Trust};
 use lvd::jobs::differences;
@@ -14,17 +14,21 @@ use std::ops::Range;
 use std::path::Path;
 
 pub fn bitmap(verb: &Bitmap) -> Result<()> {
+    if control::bitmap(verb)? {
+        return Ok(());
+    }
     match verb {
-        Bitmap::Add { granularity, disabled, named } => {
+        Bitmap::Add { granularity, disabled, at } => {
             let granularity_shift = shift(*granularity)?;
             let new = NewBitmap { granularity_shift, recording: !disabled, ..NewBitmap::default() };
-            tell(change(named, |image, name| image.add_bitmap(name, &new))?)
+            tell(change(&at.named, |image, name| image.add_bitmap(name, &new))?)
         }
-        Bitmap::Clear(named) => tell(change(named, |image, name| image.clear_bitmap(name, None))?),
-        Bitmap::Remove(named) => change(named, Image::remove_bitmap),
-        Bitmap::Enable(named) => change(named, Image::enable_bitmap),
-        Bitmap::Disable(named) => change(named, Image::disable_bitmap),
-        Bitmap::Merge { named, sources } => change(named, |image, name| merge(image, name, sources)),
+        Bitmap::Clear(at) => tell(change(&at.named, |image, name| image.clear_bitmap(name, None))?),
+        Bitmap::Remove(at) => change(&at.named, Image::remove_bitmap),
+        Bitmap::Enable(at) => change(&at.named, Image::enable_bitmap),
+        Bitmap::Disable(at) => change(&at.named, Image::disable_bitmap),
+        Bitmap::Merge { from, at, sources } => merge(from.as_deref(), &at.named, sources),
+        Bitmap::Fetch(fetch) => control::fetch(fetch),
         Bitmap::List { opening, output, image } => list(image, opening, output.json()),
         Bitmap::Extents { output, named } => extents(named, output.json()),
         Bitmap::Attach(sidecar) => attach(sidecar),
@@ -67,15 +71,75 @@ fn tell(since: Uuid) -> Result<()> {
     output::line(format!("since {since}"))
 }
 
-fn merge(image: &Image, name: &str, sources: &[String]) -> Result<()> {
-    let infos = sources.iter().map(|source| image.bitmap(source)).collect::<Result<Vec<_>>>()?;
-    if image.bitmap(name).is_err() {
-        let least = infos.iter().map(|info| info.granularity).min().unwrap_or(1 << 16);
-        let since = infos.first().map(|info| info.since);
-        let new = NewBitmap { granularity_shift: shift(least)?, recording: false, since, ..NewBitmap::default() };
-        image.add_bitmap(name, &new)?;
+/// What is merged: its size, granularity and point are told where they are known.
+struct Source {
+    size: u64,
+    info: Option<BitmapInfo>,
+    dirty: Vec<Range<u64>>,
+}
+
+fn source(image: &Image, size: u64, name: &str) -> Result<Source> {
+    Ok(Source { size, info: Some(image.bitmap(name)?), dirty: image.dirty_stretches(name)? })
+}
+
+fn far_source(export: &Path, name: &str) -> Result<Source> {
+    let bitmap = open::bitmap(export, name)?;
+    Ok(Source { size: bitmap.size(), info: None, dirty: bitmap.dirty()? })
+}
+
+/// All sources are looked at first: one that does not fit changes nothing.
+fn merge(from: Option<&Path>, named: &Named, names: &[String]) -> Result<()> {
+    let others: Vec<Source> = match from {
+        Some(export) if open::uri(export)?.is_some() => {
+            names.iter().map(|name| far_source(export, name)).collect::<Result<_>>()?
+        }
+        Some(path) => {
+            let opening = Opening { access: named.opening.access.clone(), ..Opening::default() };
+            let disk = Disk::open(path, &opening, false)?;
+            names.iter().map(|name| source(image(&disk)?, disk.chain().size(), name)).collect::<Result<_>>()?
+        }
+        None => Vec::new(),
+    };
+    let disk = Disk::open(&named.image, &named.opening, true)?;
+    let merged = merge_into(&disk, &named.name, names, others);
+    let closed = disk.close();
+    merged.and(closed)
+}
+
+fn merge_into(disk: &Disk, name: &str, names: &[String], others: Vec<Source>) -> Result<()> {
+    let (image, size) = (image(disk)?, disk.chain().size());
+    let sources = match others.is_empty() {
+        true => names.iter().map(|name| source(image, size, name)).collect::<Result<_>>()?,
+        false => others,
+    };
+    if let Some(other) = sources.iter().find(|source| source.size != size) {
+        let text = format!("{}: it has {size} bytes, and the disk of the other bitmap {}", image.name(), other.size);
+        return Err(Error::Invalid(text));
     }
-    sources.iter().try_for_each(|source| image.merge_bitmap(name, &image.dirty_stretches(source)?))
+    let dirty = sources.iter().map(|source| &source.dirty[..]);
+    if image.bitmap(name).is_ok() {
+        return dirty.into_iter().try_for_each(|dirty| image.merge_bitmap(name, dirty));
+    }
+    let infos = || sources.iter().filter_map(|source| source.info.as_ref());
+    let least = infos().map(|info| info.granularity).min().unwrap_or(1 << 16);
+    let since = infos().next().map(|info| info.since);
+    let new = NewBitmap { granularity_shift: shift(least)?, recording: false, since, ..NewBitmap::default() };
+    image.add_bitmap_with(name, &new, &in_order(dirty))?;
+    Ok(())
+}
+
+/// The stretches of several bitmaps as those of one: in order, and apart.
+fn in_order<'a>(all: impl Iterator<Item = &'a [Range<u64>]>) -> Vec<Range<u64>> {
+    let mut all: Vec<Range<u64>> = all.flatten().cloned().collect();
+    all.sort_by_key(|range| range.start);
+    all.dedup_by(|next, before| {
+        let touches = next.start <= before.end;
+        if touches {
+            before.end = before.end.max(next.end);
+        }
+        touches
+    });
+    all
 }
 
 fn list(path: &Path, opening: &Opening, json: bool) -> Result<()> {
@@ -233,8 +297,7 @@ fn import(image: &Image, name: &str, from: &Image) -> Result<()> {
 fn copy(from: &Image, to: &Image, info: &BitmapInfo, recording: bool) -> Result<()> {
     let (granularity_shift, sync) = (shift(info.granularity)?, info.kind == SectionKind::Sync);
     let new = NewBitmap { granularity_shift, recording, since: Some(info.since), sync, dirty: false };
-    to.add_bitmap(&info.name, &new)?;
-    to.merge_bitmap(&info.name, &from.dirty_stretches(&info.name)?)
+    to.add_bitmap_with(&info.name, &new, &from.dirty_stretches(&info.name)?).map(drop)
 }
 
 fn rebuild(named: &Named, old: &Disk) -> Result<()> {

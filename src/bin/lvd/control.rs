@@ -1,6 +1,6 @@
-//! `job` and `snapshot`: commands to a server that runs.
+//! `job`, `snapshot`, and `bitmap` with a control socket: commands to a server that runs.
 
-use crate::args::{Control, Job, NewJob, OutputFormat, Snapshot};
+use crate::args::{Bitmap, Control, Fetch, Job, NewJob, OutputFormat, Snapshot};
 use crate::{open, output};
 use lvd::units::Size;
 use lvd::{Error, Result};
@@ -83,6 +83,54 @@ pub fn snapshot(arguments: &Snapshot) -> Result<()> {
     ask(&arguments.control, "transaction", json!({ "actions": actions }))
 }
 
+/// Has the server do what it is told to, if it is a server's bitmap that is meant.
+pub fn bitmap(verb: &Bitmap) -> Result<bool> {
+    let (at, word, more) = match verb {
+        Bitmap::Add { granularity, disabled, at } => {
+            (at, "add", json!({ "granularity": granularity, "disabled": disabled }))
+        }
+        Bitmap::Remove(at) => (at, "remove", json!({})),
+        Bitmap::Enable(at) => (at, "enable", json!({})),
+        Bitmap::Disable(at) => (at, "disable", json!({})),
+        Bitmap::Clear(at) => (at, "clear", json!({})),
+        Bitmap::Merge { from, at, sources } => {
+            let far = from.as_deref().map(open::uri).transpose()?.flatten().is_some();
+            let source = |name: &String| match from {
+                None => json!(name),
+                Some(from) => {
+                    json!({ (if far { "export" } else { "node" }): from.display().to_string(), "name": name })
+                }
+            };
+            let bitmaps: Vec<Value> = sources.iter().map(source).collect();
+            (at, "merge", json!({ "target": at.named.name, "bitmaps": bitmaps }))
+        }
+        _ => return Ok(false),
+    };
+    let Some(control) = &at.control else { return Ok(false) };
+    let mut wanted = json!({ "node": at.named.image.display().to_string() });
+    if word != "merge" {
+        wanted["name"] = json!(at.named.name);
+    }
+    let control = Control { control: control.clone() };
+    ask(&control, &format!("block-dirty-bitmap-{word}"), with(wanted, more)).map(|()| true)
+}
+
+/// Makes a bitmap that is there with all its bits, or not at all.
+pub fn fetch(fetch: &Fetch) -> Result<()> {
+    let Fetch { control, recorded, granularity, device: node, name, old } = fetch;
+    let old = old.display().to_string();
+    let action = |word: &str, data: Value| json!({ "type": format!("block-dirty-bitmap-{word}"), "data": data });
+    let actions = [
+        action("add", json!({ "node": node, "name": name, "granularity": granularity })),
+        action(
+            "merge",
+            json!({ "node": node, "target": name, "bitmaps": [recorded, { "export": old, "name": name }] }),
+        ),
+        action("remove", json!({ "node": node, "name": recorded })),
+    ];
+    ask(control, "transaction", json!({ "actions": actions }))
+}
+
 fn format_name(format: OutputFormat) -> &'static str {
     match format {
         OutputFormat::Lvd => "lvd",
@@ -92,11 +140,16 @@ fn format_name(format: OutputFormat) -> &'static str {
 
 /// Begins a job, of which `more` says what is its own.
 fn begin(job: &NewJob, command: &str, more: Value) -> Result<()> {
-    let mut wanted = json!({ "device": job.device, "speed": job.speed, "job-id": job.id });
+    let wanted = json!({ "device": job.device, "speed": job.speed, "job-id": job.id });
+    ask(&job.control, command, with(wanted, more))
+}
+
+/// The members of both.
+fn with(mut wanted: Value, more: Value) -> Value {
     if let (Some(wanted), Value::Object(mut more)) = (wanted.as_object_mut(), more) {
         wanted.append(&mut more);
     }
-    ask(&job.control, command, wanted)
+    wanted
 }
 
 /// Gives a command that has nothing to tell.

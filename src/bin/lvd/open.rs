@@ -5,7 +5,7 @@ use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, RawDevice, joined_hin
 use lvd::foreign::Qed;
 use lvd::format::{HostFormat, Parent};
 use lvd::image::{CreateOptions, Group, Image, OpenOptions};
-use lvd::nbd::client::NbdStorage;
+use lvd::nbd::client::{NbdBitmap, NbdStorage};
 use lvd::nbd::{self, Uri};
 use lvd::storage::{Create, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
 use lvd::{Error, Result, Violation};
@@ -52,6 +52,14 @@ fn export(uri: &Uri, write: bool, access: &Access) -> Result<Arc<dyn Storage>> {
     FAR.store(true, Ordering::Relaxed);
     let reconnect = Duration::from_secs(access.reconnect);
     Ok(Arc::new(NbdStorage::open(uri, nbd::client::Options { write, reconnect, ..Default::default() })?))
+}
+
+/// Opens the dirty bitmap `name` of an export.
+pub fn bitmap(export: &Path, name: &str) -> Result<NbdBitmap> {
+    let place = export.display();
+    let uri = uri(export)?.ok_or_else(|| Error::Invalid(format!("{place}: it is not the URI of an export")))?;
+    FAR.store(true, Ordering::Relaxed);
+    NbdBitmap::open(&uri, name, nbd::client::Options::default())
 }
 
 /// Whether both are one file, or one export.

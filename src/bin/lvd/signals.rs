@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM: the first asks the command to stop cleanly, a second one ends it.
 
 use lvd::{Error, Result};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -37,6 +37,10 @@ pub fn stop_stream() -> Result<impl Read + Send> {
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         let signal = signal.try_clone().map_err(failed)?;
         signal_hook::low_level::pipe::register(number, signal).map_err(failed)?;
+    }
+    if stopped() {
+        // It came before anybody was told of it.
+        (&signal).write_all(&[0]).map_err(failed)?;
     }
     Ok(end)
 }

@@ -19,7 +19,7 @@ use intents::Intents;
 use std::ops::Range;
 use std::time::Duration;
 
-pub use verbs::NewBitmap;
+pub use verbs::{NewBitmap, UnbegunBitmap};
 
 /// How long intents stay that nothing relies on any more. After a crash all they touch counts as dirty.
 const FOLD_AFTER: Duration = Duration::from_secs(10);

@@ -1,12 +1,12 @@
 //! What is done to a bitmap as a whole. Each verb is one header update and a seal point (EPO-03).
 
 use super::super::{Image, Layout};
-use super::bits::set;
+use super::bits::Bits;
 use super::{BitmapInfo, Trust};
-use crate::bitmap::Page;
 use crate::error::{Error, Result};
-use crate::format::{BITS_PER_PAGE, Bitmap, BitmapState, Header, Section, SectionKind, State, Uuid};
-use crate::limits::{GRANULARITY_SHIFTS, MAX_INTENTS, MAX_SECTIONS, PAGE_SIZE, SLOT_SIZE};
+use crate::format::{Bitmap, BitmapState, Header, Section, SectionKind, State, Uuid};
+use crate::limits::{GRANULARITY_SHIFTS, MAX_INTENTS, MAX_SECTIONS, SLOT_SIZE};
+use crate::switch::{Step, skipped};
 use crate::sync::{read, write};
 use std::ops::Range;
 
@@ -14,8 +14,6 @@ use std::ops::Range;
 const REGION_SHIFTS: std::ops::RangeInclusive<u8> = 16..=24;
 /// Regions of a disk, unless they would be larger than 16 MiB.
 const FEW_REGIONS: u64 = 4096;
-/// Pages of a new section that are written at once.
-const PAGES_AT_ONCE: u64 = 256;
 
 /// What a new bitmap is to be.
 #[derive(Debug, Clone, Copy)]
@@ -38,13 +36,20 @@ impl Default for NewBitmap {
     }
 }
 
+/// A bitmap that was added before it has its bits.
+#[derive(Debug)]
+#[must_use = "nobody trusts it"]
+pub struct UnbegunBitmap {
+    name: String,
+}
+
 /// A change of the header that a verb prepares: the sections that it needs are made and durable before it is written.
 struct Draft {
     header: Header,
     /// The new sections.
     made: Vec<Section>,
-    /// The one of them in which all bits are set.
-    filled: Option<Uuid>,
+    /// What is dirty in one of them, in bytes of the disk.
+    dirty: Option<(Uuid, Vec<Range<u64>>)>,
 }
 
 impl Image {
@@ -137,10 +142,44 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is one of that name, or the name or the granularity is none (BMP-03); `NoSpace`, the host's.
     pub fn add_bitmap(&self, name: &str, new: &NewBitmap) -> Result<Uuid> {
-        self.at_home(name, |home| home.add_here(name, new))
+        self.add_bitmap_with(name, new, &[])
     }
 
-    fn add_here(&self, name: &str, new: &NewBitmap) -> Result<Uuid> {
+    /// Adds a bitmap in which `dirty`, stretches of the disk in bytes and in order, is dirty from its first moment on
+    /// (BMP-15).
+    ///
+    /// # Errors
+    /// As [`add_bitmap`](Self::add_bitmap).
+    pub fn add_bitmap_with(&self, name: &str, new: &NewBitmap, dirty: &[Range<u64>]) -> Result<Uuid> {
+        self.at_home(name, |home| home.add_here(name, new, dirty, None))
+    }
+
+    /// Adds a bitmap whose bits are still to come: up to [`begin_bitmap`](Self::begin_bitmap) it has missed writes
+    /// (BMP-15).
+    ///
+    /// # Errors
+    /// As [`add_bitmap`](Self::add_bitmap).
+    pub fn add_bitmap_unbegun(&self, name: &str, new: &NewBitmap) -> Result<UnbegunBitmap> {
+        let unbegun = UnbegunBitmap { name: name.to_owned() };
+        if skipped(Step::BitsBeforeTrust) {
+            return self.add_bitmap(name, new).map(|_| unbegun);
+        }
+        let (disabled, nothing) = (NewBitmap { recording: false, ..*new }, self.order.random());
+        self.at_home(name, |home| home.add_here(name, &disabled, &[], Some(nothing)))?;
+        Ok(unbegun)
+    }
+
+    /// Has the bitmap record: it has all its bits, and the disk has not changed since it was added, as the caller alone knows
+    /// (BMP-15).
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap; the host's.
+    pub fn begin_bitmap(&self, unbegun: &UnbegunBitmap) -> Result<()> {
+        let (name, recording) = (&unbegun.name, BitmapState::Recording);
+        self.at_home(name, |home| home.change_bitmaps(|layout, draft| home.set_state(layout, draft, name, recording)))
+    }
+
+    fn add_here(&self, name: &str, new: &NewBitmap, dirty: &[Range<u64>], epoch: Option<Uuid>) -> Result<Uuid> {
         if !GRANULARITY_SHIFTS.contains(&new.granularity_shift) {
             let text = format!("{}: no bitmap has granules of 2^{} bytes", self.name(), new.granularity_shift);
             return Err(Error::Invalid(text));
@@ -153,9 +192,10 @@ impl Image {
             }
             let kind = if new.sync { SectionKind::Sync } else { SectionKind::Dirty };
             let section = self.make_section(layout, draft, kind, new.granularity_shift)?;
-            draft.filled = new.dirty.then_some(section);
+            let all = new.dirty.then_some(0..layout.size);
+            draft.dirty = Some((section, all.into_iter().chain(dirty.iter().cloned()).collect()));
             self.reach(layout, draft)?;
-            let epoch = draft.header.epoch;
+            let epoch = epoch.unwrap_or(draft.header.epoch);
             self.put(draft, Bitmap { section, since, epoch, state, name: name.to_owned() })
         })?;
         Ok(since)
@@ -235,13 +275,18 @@ impl Image {
                 let why = if trust == Trust::Stale { "is stale" } else { "has missed writes" };
                 return Err(Error::Denied(format!("{}: the bitmap {name:?} {why}: clear or remove it", self.name())));
             }
-            self.reach(layout, draft)?;
-            let epoch = draft.header.epoch;
-            for bitmap in draft.header.bitmaps.iter_mut().filter(|bitmap| bitmap.name == name) {
-                (bitmap.state, bitmap.epoch) = (state, epoch);
-            }
-            Ok(())
+            self.set_state(layout, draft, name, state)
         })
+    }
+
+    /// The bitmap `name` is in that state from the new header on, and tells of all changes up to there.
+    fn set_state(&self, layout: &Layout, draft: &mut Draft, name: &str, state: BitmapState) -> Result<()> {
+        self.reach(layout, draft)?;
+        let epoch = draft.header.epoch;
+        for bitmap in draft.header.bitmaps.iter_mut().filter(|bitmap| bitmap.name == name) {
+            (bitmap.state, bitmap.epoch) = (state, epoch);
+        }
+        Ok(())
     }
 
     /// Freezes a recording bitmap for a backup. What changes from here on goes to its successor, whose point is `since`
@@ -330,6 +375,29 @@ impl Image {
         self.order.metadata(layout.bitmaps.save())
     }
 
+    /// Has nothing dirty in the bitmap `name` but `dirty`, stretches of the disk in bytes and in order: what a merge has
+    /// added since goes.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such bitmap, `Denied` if it is frozen; `NoSpace`, the host's.
+    pub fn restore_bitmap(&self, name: &str, dirty: &[Range<u64>]) -> Result<()> {
+        self.at_home(name, |home| home.restore_here(name, dirty))
+    }
+
+    fn restore_here(&self, name: &str, dirty: &[Range<u64>]) -> Result<()> {
+        self.change_bitmaps(|layout, draft| {
+            let old = self.thawed(draft, name)?;
+            let Some(like) = draft.section(&old).copied() else { return Err(self.no_bitmap(name)) };
+            draft.header.sections.retain(|section| section.id != like.id);
+            let section = self.make_section(layout, draft, like.kind, like.granularity_shift)?;
+            draft.dirty = Some((section, dirty.to_vec()));
+            for bitmap in draft.header.bitmaps.iter_mut().filter(|bitmap| bitmap.section == like.id) {
+                bitmap.section = section;
+            }
+            Ok(())
+        })
+    }
+
     /// Seals the image for an overlay above it: what records is disabled at the point that the overlay's link names.
     /// Returns those that recorded and were valid.
     ///
@@ -394,8 +462,7 @@ impl Image {
             }
             let granularity_shift = info.granularity.trailing_zeros() as u8;
             let new = NewBitmap { granularity_shift, since: Some(info.since), ..NewBitmap::default() };
-            self.add_bitmap(&info.name, &new)?;
-            self.merge_bitmap(&info.name, &dirty)?;
+            self.add_bitmap_with(&info.name, &new, &dirty)?;
         }
         Ok(())
     }
@@ -408,11 +475,15 @@ impl Image {
         self.order.flush(layout.allocation.as_ref())?;
         self.fold(&layout)?;
         let old = self.order.header();
-        let mut draft = Draft { header: self.order.sealed_header()?, made: Vec::new(), filled: None };
+        let mut draft = Draft { header: self.order.sealed_header()?, made: Vec::new(), dirty: None };
         edit(&layout, &mut draft)?;
         if !draft.made.is_empty() {
             // Nothing names them yet: what fails here harms nobody.
-            draft.made.iter().try_for_each(|section| self.write_new(section, draft.filled == Some(section.id)))?;
+            let dirty = |section: &Section| draft.dirty.iter().find(|(id, _)| *id == section.id);
+            draft
+                .made
+                .iter()
+                .try_for_each(|section| self.write_new(section, dirty(section).map_or(&[], |it| &it.1)))?;
             self.order.barrier()?;
         }
         self.order.seal_as(draft.header)?;
@@ -479,22 +550,10 @@ impl Image {
         self.put(draft, Bitmap { section, epoch, ..bitmap })
     }
 
-    /// Writes a new section, with no bit set or all of them.
-    fn write_new(&self, section: &Section, filled: bool) -> Result<()> {
+    /// Writes a new section, with the bits set that `dirty` touches.
+    fn write_new(&self, section: &Section, dirty: &[Range<u64>]) -> Result<()> {
         self.zero_space(section.range())?;
-        if !filled {
-            return Ok(());
-        }
-        let page = Page::new();
-        set(&page, 0..BITS_PER_PAGE);
-        let mut at = 0;
-        while at < section.pages() {
-            let end = section.pages().min(at + PAGES_AT_ONCE);
-            let pages: Vec<u8> = (at..end).flat_map(|index| page.encode(section.id, index)).collect();
-            self.file.write_at(&pages, section.offset + at * PAGE_SIZE)?;
-            at = end;
-        }
-        Ok(())
+        Bits::new(self.file.clone(), *section).absorb(dirty).map(drop)
     }
 
     /// Gives the file an intent section that reaches as far as its bitmaps do. No intent is set at this moment.

@@ -3,9 +3,7 @@
 use super::Breach;
 use crate::nbd::proto::*;
 use crate::nbd::{MAX_OPTION, MAX_OPTIONS, MAX_PAYLOAD};
-
-/// The metadata context that tells of holes.
-const ALLOCATION: &[u8] = b"base:allocation";
+use std::ops::Range;
 
 /// What a server offers under a name, and on which terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +14,8 @@ pub struct Offer {
     pub flags: u16,
     /// Whether replies are structured.
     pub structured: bool,
-    /// The number of `base:allocation`, where the server has it.
-    pub allocation: Option<u32>,
+    /// The number of the metadata context that was asked for, where the server has it.
+    pub context: Option<u32>,
     /// Requests begin and end at multiples of so many bytes.
     pub minimum: u32,
     /// Most bytes that one request reads or writes.
@@ -25,6 +23,12 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// `range` in whole blocks of the server. The disk's last block may end early.
+    pub(super) fn whole(&self, range: Range<u64>) -> Range<u64> {
+        let minimum = u64::from(self.minimum);
+        range.start - range.start % minimum..range.end.next_multiple_of(minimum).min(self.size).max(range.end)
+    }
+
     /// Whether a transmission flag is set.
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
@@ -60,10 +64,11 @@ enum Stage {
     ExportName,
 }
 
-/// One handshake. Asks for structured replies, for `base:allocation` and for sizes of blocks, and does without.
+/// One handshake. Asks for structured replies, for one metadata context and for sizes of blocks, and does without.
 #[derive(Debug)]
 pub struct Handshake {
     export: String,
+    context: String,
     tls: bool,
     stage: Stage,
     /// Whether the server leaves out the zeroes behind its reply to `NBD_OPT_EXPORT_NAME`.
@@ -76,12 +81,12 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Begins, for the export of that name, which fits in [`MAX_STRING`](crate::nbd::MAX_STRING). With `tls` nothing
-    /// is asked for without it.
-    pub fn new(export: &str, tls: bool) -> Handshake {
-        let offer = Offer { size: 0, flags: 0, structured: false, allocation: None, minimum: 1, maximum: MAX_PAYLOAD };
-        let stage = Stage::Greeting;
-        Handshake { export: export.into(), tls, stage, no_zeroes: false, replies: 0, offer, told: false }
+    /// Begins, for the export of that name and what `context` says of it; each fits in
+    /// [`MAX_STRING`](crate::nbd::MAX_STRING). With `tls` nothing is asked for without it.
+    pub fn new(export: &str, context: &str, tls: bool) -> Handshake {
+        let offer = Offer { size: 0, flags: 0, structured: false, context: None, minimum: 1, maximum: MAX_PAYLOAD };
+        let (export, context, stage) = (export.into(), context.into(), Stage::Greeting);
+        Handshake { export, context, tls, stage, no_zeroes: false, replies: 0, offer, told: false }
     }
 
     /// Deals with the first message of `input`; `out` gets what is to be sent. Bytes that it took are not shown again.
@@ -126,11 +131,11 @@ impl Handshake {
     /// Sends the option of `stage`.
     fn ask(&mut self, stage: Stage, out: &mut Vec<u8>) {
         self.stage = stage;
-        let name = self.export.as_bytes();
+        let (name, context) = (self.export.as_bytes(), self.context.as_bytes());
         let length = |bytes: &[u8]| (bytes.len() as u32).to_be_bytes();
         let data = match stage {
             Stage::Greeting | Stage::Tls | Stage::Structured => Vec::new(),
-            Stage::Context => [&length(name)[..], name, &1u32.to_be_bytes(), &length(ALLOCATION), ALLOCATION].concat(),
+            Stage::Context => [&length(name)[..], name, &1u32.to_be_bytes(), &length(context), context].concat(),
             Stage::Go => [&length(name)[..], name, &1u16.to_be_bytes(), &NBD_INFO_BLOCK_SIZE.to_be_bytes()].concat(),
             Stage::ExportName => name.to_vec(),
         };
@@ -186,7 +191,7 @@ impl Handshake {
             (Stage::Context, NBD_REP_META_CONTEXT) => self.context(data)?,
             (Stage::Context, NBD_REP_ACK) => self.ask(Stage::Go, out),
             (Stage::Context, _) if failed => {
-                self.offer.allocation = None;
+                self.offer.context = None;
                 self.ask(Stage::Go, out);
             }
             (Stage::Go, NBD_REP_INFO) => self.info(data)?,
@@ -200,7 +205,7 @@ impl Handshake {
 
     fn context(&mut self, data: &[u8]) -> Result<(), Breach> {
         match data.split_first_chunk() {
-            Some((id, ALLOCATION)) => self.offer.allocation = Some(u32::from_be_bytes(*id)),
+            Some((id, name)) if name == self.context.as_bytes() => self.offer.context = Some(u32::from_be_bytes(*id)),
             _ => return Err(Breach::Reply),
         }
         Ok(())

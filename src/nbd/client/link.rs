@@ -5,6 +5,7 @@ use super::unflushed::{Change, Unflushed};
 use super::wire::{Ask, Asked, Failure, Loss, Wire};
 use super::{Breach, Connector, Options};
 use crate::error::{Error, Result};
+use crate::limits::MAX_OFFSET;
 use crate::nbd::proto::*;
 use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering, lock, wait};
 use std::io;
@@ -31,7 +32,8 @@ const NEEDED: u16 = NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_WRI
 /// Where an export is and what is known of it.
 pub(super) struct Link {
     name: String,
-    export: String,
+    /// The export's name, and that of a metadata context.
+    wanted: (String, String),
     connector: Connector,
     options: Options,
     offer: Offer,
@@ -82,13 +84,16 @@ impl Wires {
 }
 
 impl Link {
-    /// Connects.
+    /// Connects to an export, and asks for a metadata context: `wanted` are their names.
     ///
     /// # Errors
     /// The host's; [`Error::Denied`] if the export is not as `options` want it.
-    pub(super) fn open(name: String, export: String, connector: Connector, options: Options) -> Result<Link> {
-        let wires = connect(&connector, &export, &options).map_err(|loss| failed(&name, &loss.to_string()))?;
+    pub(super) fn open(name: String, wanted: (String, String), connector: Connector, options: Options) -> Result<Link> {
+        let wires = connect(&connector, &wanted, &options).map_err(|loss| failed(&name, &loss.to_string()))?;
         let offer = *wires.wires[0].offer();
+        if offer.size > MAX_OFFSET {
+            return Err(Error::io(&name, "cannot use it", io::Error::other(Breach::Size)));
+        }
         if options.write && offer.has(NBD_FLAG_READ_ONLY) {
             return Err(Error::Denied(format!("{name}: the server lets nobody write to it")));
         }
@@ -97,7 +102,7 @@ impl Link {
         }
         let state = Mutex::new(State::Up(Arc::new(wires)));
         let (changed, unflushed, broken) = (Condvar::new(), Unflushed::default(), Mutex::default());
-        Ok(Link { name, export, connector, options, offer, state, changed, unflushed, broken })
+        Ok(Link { name, wanted, connector, options, offer, state, changed, unflushed, broken })
     }
 
     /// What the server promised.
@@ -244,11 +249,11 @@ impl Link {
     /// Connects, and gives the server what another one may have had and lost. Nobody else can change anything meanwhile:
     /// all old connections are dead, and the new ones are not known.
     fn restore(&self) -> Attempt<Wires> {
-        let wires = connect(&self.connector, &self.export, &self.options)?;
+        let wires = connect(&self.connector, &self.wanted, &self.options)?;
         let offer = wires.wires[0].offer();
         let terms = |offer: &Offer| {
             let blocks = (offer.minimum, offer.maximum);
-            (offer.size, blocks, offer.flags & NEEDED, offer.allocation.is_some())
+            (offer.size, blocks, offer.flags & NEEDED, offer.context.is_some())
         };
         if terms(offer) != terms(&self.offer) {
             return Err(Breach::Changed.into());
@@ -275,8 +280,8 @@ impl Link {
 }
 
 /// Connects as often as `options` say and the server allows.
-fn connect(connector: &Connector, export: &str, options: &Options) -> Attempt<Wires> {
-    let open = |time| Wire::open(connector()?, export, options.tls.as_ref(), time);
+fn connect(connector: &Connector, (export, context): &(String, String), options: &Options) -> Attempt<Wires> {
+    let open = |time| Wire::open(connector()?, (export, context), options.tls.as_ref(), time);
     let first = open(HANDSHAKE)?;
     let offer = *first.offer();
     let mut wires = vec![first];

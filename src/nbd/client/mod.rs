@@ -10,9 +10,11 @@
 //! | `unflushed` | what a new server gets again |
 //! | `statuses` | what is known of holes |
 //! | `storage` | [`NbdStorage`] |
+//! | `bitmap` | [`NbdBitmap`] |
 //!
 //! No count that a server sends is believed: each is held against a limit, and against what was asked for.
 
+mod bitmap;
 mod handshake;
 mod link;
 mod replies;
@@ -21,6 +23,7 @@ mod storage;
 mod unflushed;
 mod wire;
 
+pub use bitmap::NbdBitmap;
 pub use handshake::{Handshake, Move, Offer};
 pub use replies::{Chunk, Found, What, next};
 pub use storage::NbdStorage;

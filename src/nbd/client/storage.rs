@@ -3,9 +3,8 @@
 use super::link::Link;
 use super::statuses::{Statuses, first_data};
 use super::wire::{Ask, Asked};
-use super::{Breach, Connector, Options};
+use super::{Connector, Options};
 use crate::error::{Error, Result};
-use crate::limits::MAX_OFFSET;
 use crate::nbd::proto::*;
 use crate::nbd::socket::connect;
 #[cfg(feature = "tls")]
@@ -14,13 +13,14 @@ use crate::nbd::{StartTls, Uri, UriTls};
 use crate::storage::{LockMode, Storage};
 use crate::sync::{Arc, Mutex, lock};
 use std::fmt;
-use std::io;
 use std::ops::Range;
 
+/// The metadata context that tells of holes.
+const ALLOCATION: &str = "base:allocation";
 /// Most bytes that one request zeroes: any server counts so far.
 const MOST_ZEROES: u64 = 1 << 30;
-/// Most bytes that one question about holes is about.
-const MOST_STATUS: u64 = 1 << 30;
+/// Most bytes that one question about a metadata context is about.
+pub(super) const MOST_STATUS: u64 = 1 << 30;
 
 /// An export of a server, seen as a block device: it keeps its length, and what nobody wrote may be anything.
 ///
@@ -43,12 +43,9 @@ impl NbdStorage {
     /// # Errors
     /// [`Error::Io`] if there is no such server or export; [`Error::Denied`] if it may not be written to, though
     /// `options` want it, or what is written could not be made durable; what loading certificates meets.
-    pub fn open(uri: &Uri, mut options: Options) -> Result<NbdStorage> {
-        if let (Some(wanted), None) = (&uri.tls, &options.tls) {
-            options.tls = Some(tls(uri, wanted)?);
-        }
-        let (place, export) = (uri.place.clone(), uri.export.clone());
-        NbdStorage::connect(uri.to_string(), export, Box::new(move || connect(&place)), options)
+    pub fn open(uri: &Uri, options: Options) -> Result<NbdStorage> {
+        let (connector, options) = reach(uri, options)?;
+        NbdStorage::connect(uri.to_string(), uri.export.clone(), connector, options)
     }
 
     /// Opens `export` of the server that `connector` reaches. Errors call it `name`.
@@ -57,17 +54,13 @@ impl NbdStorage {
     /// As [`open`](Self::open).
     pub fn connect(name: String, export: String, connector: Connector, options: Options) -> Result<NbdStorage> {
         let write = options.write;
-        let link = Link::open(name, export, connector, options)?;
-        if link.offer().size > MAX_OFFSET {
-            return Err(Error::io(link.name(), "cannot use it", io::Error::other(Breach::Size)));
-        }
+        let link = Link::open(name, (export, ALLOCATION.into()), connector, options)?;
         Ok(NbdStorage { link, statuses: Statuses::default(), parts: Mutex::new(()), write })
     }
 
-    /// The range in whole blocks of the server. The disk's last block may end early.
+    /// The range in whole blocks of the server.
     fn whole(&self, range: Range<u64>) -> Range<u64> {
-        let (minimum, size) = (u64::from(self.link.offer().minimum), self.link.offer().size);
-        range.start - range.start % minimum..range.end.next_multiple_of(minimum).min(size).max(range.end)
+        self.link.offer().whole(range)
     }
 
     /// Cuts `range` into what one request may read or write.
@@ -191,6 +184,15 @@ impl NbdStorage {
     }
 }
 
+/// How the server that `uri` names is reached, and with which options.
+pub(super) fn reach(uri: &Uri, mut options: Options) -> Result<(Connector, Options)> {
+    if let (Some(wanted), None) = (&uri.tls, &options.tls) {
+        options.tls = Some(tls(uri, wanted)?);
+    }
+    let place = uri.place.clone();
+    Ok((Box::new(move || connect(&place)), options))
+}
+
 /// What encrypts connections to the server that `uri` names.
 #[cfg(feature = "tls")]
 fn tls(uri: &Uri, wanted: &UriTls) -> Result<Arc<dyn StartTls>> {
@@ -302,7 +304,7 @@ impl Storage for NbdStorage {
 
     fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
         let end = range.end.min(self.link.offer().size);
-        if self.link.offer().allocation.is_none() {
+        if self.link.offer().context.is_none() {
             return Ok((range.start < end).then_some(range.start..end));
         }
         first_data(range.start..end, |offset| self.status(offset))

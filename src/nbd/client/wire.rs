@@ -87,7 +87,7 @@ pub(super) enum Asked<'a> {
     /// Zeros, and whether the server may give the space back.
     Zeroes(bool),
     Flush,
-    /// What `base:allocation` says: where the reply goes.
+    /// What the metadata context says: where the reply goes.
     Status(&'a mut Vec<Descriptor>),
 }
 
@@ -240,19 +240,19 @@ enum Turn {
 }
 
 impl Wire {
-    /// Haggles over `socket` until the server has promised the export. It is given so much time; after that it may take
+    /// Haggles over `socket` until the server has promised the export, and the metadata context if it has that. It is given so much time; after that it may take
     /// as long as it likes, since nobody knows how long a flush takes.
     ///
     /// # Errors
     /// The server is none, is too slow, or has no such export.
     pub(super) fn open(
         mut socket: Arc<dyn Socket>,
-        export: &str,
+        (export, context): (&str, &str),
         tls: Option<&Arc<dyn StartTls>>,
         time: Duration,
     ) -> Result<Wire, Loss> {
         let end = Instant::now() + time;
-        let mut handshake = Handshake::new(export, tls.is_some());
+        let mut handshake = Handshake::new(export, context, tls.is_some());
         let (mut inbox, mut out) = (Inbox::new(), Vec::new());
         let offer = loop {
             let step = handshake.next(inbox.bytes(), &mut out)?;
@@ -428,6 +428,9 @@ impl Wire {
     fn take(&self, chunk: Chunk, asks: &mut [Ask<'_>], inbox: Option<&mut Inbox>) -> Result<usize, Loss> {
         let index = chunk.cookie as usize & ((1 << COOKIE_BITS) - 1);
         let ask = asks.get_mut(index).ok_or(Breach::Cookie)?;
+        if matches!(&chunk.what, What::Status { context, .. } if Some(*context) != self.offer.context) {
+            return Err(Breach::Chunk.into());
+        }
         let last = chunk.last;
         ask.take(chunk, self.offer.structured, inbox.map(|inbox| (inbox, &*self.socket)))?;
         Ok(usize::from(last))

@@ -4,7 +4,7 @@ use super::MAX_DESCRIPTORS;
 use super::export::ExportDevice;
 use crate::device::ExtentKind;
 use crate::error::Result;
-use crate::nbd::proto::{Descriptor, NBD_STATE_HOLE, NBD_STATE_ZERO};
+use crate::nbd::proto::{Descriptor, NBD_STATE_DIRTY, NBD_STATE_HOLE, NBD_STATE_ZERO};
 use std::ops::Range;
 
 /// One metadata context.
@@ -67,7 +67,7 @@ impl Context {
     fn run(&self, device: &dyn ExportDevice, at: u64, end: u64) -> Result<(u32, u64)> {
         if let Context::DirtyBitmap(name) = self {
             let (dirty, end) = device.bitmap_run(name, at, end)?;
-            return Ok((u32::from(dirty), end));
+            return Ok((if dirty { NBD_STATE_DIRTY } else { 0 }, end));
         }
         let extent = device.extent(at, end)?;
         let flags = match (self, extent.kind) {

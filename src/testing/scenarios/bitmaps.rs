@@ -184,6 +184,35 @@ fn freeze(w: &mut World) -> Result<()> {
     w.durable("top", || disk.close())
 }
 
+/// Bitmaps that begin with the bits of another: in one header update, and in two.
+pub(super) const BEGUN: Scenario = Scenario {
+    name: "bitmaps that begin with bits",
+    setup: with_bitmap,
+    body: |w| {
+        let disk = w.open("top.lvd")?;
+        let image = disk.image(0)?.clone();
+        w.write("top", &disk, 0..512)?;
+        w.write("top", &disk, REGION..REGION + 512)?;
+        let since = image.bitmap("daily")?.since;
+        let dirty = image.dirty_stretches("daily")?;
+        w.durable("top", || image.add_bitmap_with("copy", &granules(16, since), &dirty).map(drop))?;
+        w.promise_bitmap("top", "copy");
+        w.write("top", &disk, 2 * REGION..2 * REGION + 512)?;
+        let late = w.durable("top", || image.add_bitmap_unbegun("late", &granules(12, since)))?;
+        w.durable("top", || image.merge_bitmap("late", &image.dirty_stretches("copy")?))?;
+        w.durable("top", || image.begin_bitmap(&late))?;
+        w.promise_bitmap("top", "late");
+        w.write("top", &disk, 3 * REGION..3 * REGION + 512)?;
+        // A merge that is taken back.
+        let before = image.dirty_stretches("late")?;
+        w.durable("top", || image.merge_bitmap("late", &[0..SIZE]))?;
+        w.durable("top", || image.restore_bitmap("late", &before))?;
+        w.write("top", &disk, 3 * REGION + BLOCK..3 * REGION + BLOCK + 512)?;
+        w.durable("top", || disk.close())
+    },
+    recover: |w| carry_on(w, "top.lvd"),
+};
+
 /// The same in an overlay, of which some blocks are filled from below.
 pub(super) const OVERLAY: Scenario = Scenario {
     name: "bitmap of an overlay",

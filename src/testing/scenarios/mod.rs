@@ -37,6 +37,7 @@ pub const ALL: &[&Scenario] = &[
     &bitmaps::TRACK,
     &bitmaps::VERBS,
     &bitmaps::FREEZE,
+    &bitmaps::BEGUN,
     &bitmaps::OVERLAY,
     &bitmaps::RESIZE,
     &bitmaps::VOLUME,

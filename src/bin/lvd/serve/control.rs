@@ -11,6 +11,7 @@ use lvd::chain::{Chain, ChainOptions, Layer};
 use lvd::control::{Device, Files, Options, Server, TargetFormat, TargetMode};
 use lvd::image::CreateOptions;
 use lvd::live;
+use lvd::nbd::client::NbdBitmap;
 use lvd::nbd::server::Exports;
 use lvd::storage::Storage;
 use lvd::{Error, Result};
@@ -140,6 +141,10 @@ impl Files for AnyFile {
             return Err(Error::Invalid(format!("{name}: the file of a group is a new file of this machine")));
         }
         Ok(Target::open(path, &self.access)?.storage().clone())
+    }
+
+    fn bitmap(&self, export: &str, name: &str) -> Result<NbdBitmap> {
+        open::bitmap(Path::new(export), name)
     }
 
     fn layer(&self, chain: &Chain, name: &str) -> Result<usize> {
