@@ -204,7 +204,7 @@ fn a_file_that_is_swapped_is_the_file_or_none() {
             let place = place.clone();
             let (opened, refused) = without_waiting(move || {
                 let (mut opened, mut refused) = (0, 0);
-                for round in 0..6000 {
+                for round in 0..150_000 {
                     let result = match round % 2 {
                         0 => FileStorage::open(place.path("name"), &shared()),
                         _ => open_beneath(Path::new("/"), place.path("name").strip_prefix("/").unwrap(), &shared()),
