@@ -40,7 +40,7 @@ pub struct FileStorage {
 }
 
 /// What tells files apart: a block device by its number, whatever node it was opened by.
-fn identity(metadata: &Metadata) -> FileId {
+pub(super) fn identity(metadata: &Metadata) -> FileId {
     match metadata.file_type().is_block_device() {
         true => (u64::MAX - 1, metadata.rdev()),
         false => (metadata.dev(), metadata.ino()),

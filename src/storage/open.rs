@@ -1,15 +1,32 @@
 //! Opening files: nothing is opened that could wait, act or be mistaken for a disk.
 
-use super::file::FileStorage;
+use super::file::{FileStorage, identity};
 use super::{Create, FileOptions, Storage};
 use crate::error::{Error, Result};
-use rustix::fs::{Mode, OFlags, ResolveFlags, fcntl_setfl, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fcntl_setfl, fstatfs, openat, openat2};
 use rustix::io::Errno;
 use std::fs::{File, FileType, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Component, Path};
+
+/// File systems whose files the kernel makes up while they are read: proc, sysfs, debugfs, tracefs, securityfs, selinuxfs,
+/// configfs, both cgroup file systems, bpf, efivarfs and pstore (`linux/magic.h`).
+const MADE_UP: [u64; 12] = [
+    0x9fa0,
+    0x6265_6572,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0xf97c_ff8c,
+    0x6265_6570,
+    0x0027_e0eb,
+    0x6367_7270,
+    0xcafe_4a11,
+    0xde5e_81e4,
+    0x6165_676c,
+];
 
 impl FileStorage {
     /// Opens `path`, following symbolic links as the host does.
@@ -35,9 +52,12 @@ impl FileStorage {
             .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC).bits() as i32)
             .open(path)
             .map_err(|error| Error::io(&name, action, error))?;
+        let made = if options.create == Create::New { file.metadata().ok() } else { None };
         let opened = adopt(name, path, file, options);
-        if opened.is_err() && options.create == Create::New {
-            // It was made a moment ago, and nobody asked for an empty file.
+        if let (Err(_), Some(made)) = (&opened, made)
+            && std::fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == identity(&made))
+        {
+            // It was made a moment ago, and nobody asked for an empty file. One that has taken its place is somebody's.
             let _ = std::fs::remove_file(path);
         }
         opened
@@ -52,7 +72,9 @@ pub fn open_beneath(directory: &Path, relative: &Path, options: &FileOptions) ->
     let path = directory.join(relative);
     let name = path.display().to_string();
     let failed = |error: io::Error| Error::io(&name, "cannot open", error);
-    let start = File::open(directory).map_err(failed)?;
+    // O_DIRECTORY: a FIFO in its place would be waited at.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let start = openat(CWD, directory, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
     let open = |flags| {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let opened = match openat2(&start, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -96,6 +118,7 @@ fn walk(start: BorrowedFd<'_>, relative: &Path, flags: OFlags) -> rustix::io::Re
 fn adopt(name: String, path: &Path, file: File, options: &FileOptions) -> Result<FileStorage> {
     let metadata = examine(&name, &file)?;
     check_kind(&name, metadata.file_type())?;
+    check_home(&name, &file, metadata.file_type())?;
     fcntl_setfl(&file, OFlags::empty()).map_err(|error| Error::io(&name, "cannot open", error.into()))?;
     let direct = if options.direct { Some(reopen_direct(&name, &file, options.write)?) } else { None };
     let storage = FileStorage::new(name, path.to_owned(), file, direct, &metadata, !options.write);
@@ -119,6 +142,16 @@ fn check_kind(name: &str, kind: FileType) -> Result<()> {
         _ => "neither a file nor a block device",
     };
     Err(Error::Invalid(format!("{name}: {what}, not a disk")))
+}
+
+/// Lets pass what lies on a file system that stores files. To read what the kernel makes up can be an act, or wait for ever,
+/// as with `/proc/kmsg`.
+fn check_home(name: &str, file: &File, kind: FileType) -> Result<()> {
+    let home = fstatfs(file).map_err(|error| Error::io(name, "cannot examine", error.into()))?;
+    match kind.is_file() && MADE_UP.contains(&(home.f_type as u64 & 0xffff_ffff)) {
+        true => Err(Error::Invalid(format!("{name}: made up by the kernel, not a disk"))),
+        false => Ok(()),
+    }
 }
 
 /// Another description of the same file, whatever its name now leads to.

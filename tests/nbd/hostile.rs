@@ -5,9 +5,11 @@ use crate::common::{Place, Random};
 use crate::lvd;
 use crate::serve::Server as Process;
 use lvd::nbd::proto::*;
-use lvd::nbd::server::{Options, Server};
+use lvd::nbd::server::{Export, ExportDevice, Exports, Options, Server};
 use lvd::testing::nbd::{exports, opening, request};
+use lvd::{BlockDevice, Extent, ExtentKind, Result};
 use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -277,4 +279,77 @@ fn many_requests_at_once() {
     }
     client.stream.write_all(&request(NBD_CMD_DISC, 0, 0, 0, 0, &[])).expect("sent");
     assert_eq!(until_end(&mut client.stream), 0);
+}
+
+/// A disk of 8 GiB that, asked for a part, tells of all of it and more.
+#[derive(Debug)]
+struct Boastful;
+
+impl BlockDevice for Boastful {
+    fn size(&self) -> u64 {
+        8 << 30
+    }
+
+    fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<()> {
+        buffer.fill(0);
+        Ok(())
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn write_zeroes(&self, _: Range<u64>, _: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self, _: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn extent(&self, offset: u64, _: u64) -> Result<Extent> {
+        Ok(Extent { range: offset..16 << 30, kind: ExtentKind::Zero, present: true, depth: 0, place: None })
+    }
+}
+
+impl ExportDevice for Boastful {
+    fn bitmap_run(&self, _: &str, _: u64, _: u64) -> Result<(bool, u64)> {
+        Ok((true, 16 << 30))
+    }
+
+    fn zeroes_fast(&self) -> bool {
+        true
+    }
+}
+
+/// The longest request that there is, one of a byte, and one up to the end: an answer tells of no more than was asked for.
+#[test]
+fn extents_end_with_their_request() {
+    let export = Export {
+        name: "disk".into(),
+        description: String::new(),
+        read_only: false,
+        write_through: false,
+        bitmaps: vec!["b0".into()],
+        device: Arc::new(Boastful),
+    };
+    let server = Server::new(Exports::new(vec![export]).expect("one"), Options::default(), Box::new(|_| {}));
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    ours.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+    server.serve(Arc::new(theirs)).expect("a thread");
+    let mut client = Client::new(ours);
+    for (offset, length) in [(0, u32::MAX), (0, 1), (4 << 30, u32::MAX), ((8 << 30) - 1, 1)] {
+        let told = client.ask(NBD_CMD_BLOCK_STATUS, offset, length, &[]).expect("told");
+        let contexts = told.as_chunks::<12>();
+        assert!(contexts.0.len() >= 2 && contexts.1.is_empty(), "one extent in each context: {told:?}");
+        for context in contexts.0 {
+            assert_eq!(context[4..8], length.to_be_bytes(), "{length} bytes from {offset}");
+        }
+    }
+    client.ask(NBD_CMD_BLOCK_STATUS, (8 << 30) - 1, 2, &[]).expect_err("past the end");
+    client.ask(NBD_CMD_BLOCK_STATUS, u64::MAX, 2, &[]).expect_err("wraps around");
 }

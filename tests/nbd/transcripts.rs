@@ -176,6 +176,31 @@ fn options_that_make_no_sense_are_answered() {
     );
 }
 
+/// No reply to a name has anything of it, or grows with it.
+#[test]
+fn names_of_every_length() {
+    let ask = |option: u32, data: &[u8]| {
+        let mut dialogue = Dialogue::new(exports(64 * KIB), Tls::Off);
+        dialogue.feed(&[0, 0, 0, 3]);
+        dialogue.sent.clear();
+        dialogue.feed(&[&0x4948_4156_454f_5054u64.to_be_bytes()[..], &option.to_be_bytes()].concat());
+        dialogue.feed(&[&(data.len() as u32).to_be_bytes()[..], data].concat());
+        dialogue
+    };
+    for length in [0, 1, 4095, 4096, 4097, 65_529, 65_530] {
+        let name = vec![b'~'; length];
+        let data = [&(length as u32).to_be_bytes()[..], &name, &[0, 0]].concat();
+        for option in [6, 7] {
+            let dialogue = ask(option, &data);
+            assert_eq!(dialogue.flaw, None);
+            assert!(!dialogue.sent.contains(&b'~') && dialogue.sent.len() < 100, "option {option}, {length} bytes");
+        }
+        let dialogue = ask(1, &name);
+        assert!(length == 0 || dialogue.flaw == Some(Flaw::NoExport) && dialogue.sent.is_empty(), "{length} bytes");
+    }
+    assert_eq!(ask(1, &[b'~'; 65_537]).flaw, Some(Flaw::OptionLength));
+}
+
 #[test]
 fn clients_that_are_none_are_sent_away() {
     let flags = play("S: 4e42444d41474943 49484156454f5054 0003\n C: 00000004");

@@ -124,6 +124,9 @@ pub struct Access {
     /// Connect to the NBD server that an image says its parent is on. One that is named on the command line needs no leave.
     #[arg(long)]
     pub remote: bool,
+    /// Open only parents that lie in DIR, wherever an image says that its parent is. May be given several times.
+    #[arg(long, value_name = "DIR")]
+    pub parents_in: Vec<PathBuf>,
     /// Wait so long for an NBD server that is gone to come back.
     #[arg(long, value_name = "SECONDS", default_value_t = Access::RECONNECT)]
     pub reconnect: u64,
@@ -136,7 +139,7 @@ impl Access {
 
 impl Default for Access {
     fn default() -> Access {
-        Access { cache: Cache::default(), remote: false, reconnect: Access::RECONNECT }
+        Access { cache: Cache::default(), remote: false, parents_in: Vec::new(), reconnect: Access::RECONNECT }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening files as the user named them: disks with the chains below them, and new files to copy into.
 
 use crate::args::{Access, Cache, Format, Opening, OutputFormat};
-use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, RawDevice, joined_hint};
+use lvd::chain::{Chain, ChainOptions, Layer, ParentPolicy, ParentsInDirectories, RawDevice, joined_hint};
 use lvd::foreign::Qed;
 use lvd::format::{HostFormat, Parent};
 use lvd::image::{CreateOptions, Group, Image, OpenOptions};
@@ -10,6 +10,7 @@ use lvd::nbd::{self, Uri};
 use lvd::storage::{Create, FileOptions, FileStorage, Host, LockMode, OsHost, Storage};
 use lvd::{Error, Result, Violation};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,7 +103,8 @@ pub fn format_of(storage: &dyn Storage, said: Option<Format>, option: &str) -> R
     }
 }
 
-/// Opens parents where their hints lead, from the child's directory on: the user named the chain by naming its top.
+/// Opens parents where their hints lead, from the child's directory on: the user named the chain by naming its top. Of an
+/// image that somebody else has made that says nothing good, and the user names the directories too.
 #[derive(Debug, Clone)]
 struct Hints {
     access: Access,
@@ -121,7 +123,12 @@ impl ParentPolicy for Hints {
             let uri = uri.escape_debug();
             return Err(Error::Denied(format!("{child}: says that its parent is {uri}: allow that with --remote")));
         }
-        storage(&path, write, &self.access, None)
+        if self.access.parents_in.is_empty() || path.to_str().is_some_and(Uri::is_one) {
+            return storage(&path, write, &self.access, None);
+        }
+        let here = std::env::current_dir().map_err(|error| Error::io(".", "cannot tell where it is", error))?;
+        let policy = ParentsInDirectories::new(here, &self.access.parents_in);
+        policy.direct(self.access.cache == Cache::None).open(link, child, write)
     }
 }
 
@@ -299,10 +306,16 @@ impl Target {
         Chain::open(self.storage.clone(), host(), &Hints { access: access.clone() }, &options)
     }
 
+    /// Whether the name still leads to the file that was opened, and not to what somebody has put there since.
+    fn is_still_there(&self) -> bool {
+        let found = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));
+        self.storage.id().is_none_or(|id| found.is_ok_and(|found| found == id))
+    }
+
     /// Does `work` with it; a file that this command made goes if that fails.
     pub fn keep_if<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let result = work();
-        if result.is_err() && self.made {
+        if result.is_err() && self.made && self.is_still_there() {
             // The first error is the one to tell.
             let _ = fs::remove_file(&self.path);
         }

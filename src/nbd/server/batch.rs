@@ -1,17 +1,19 @@
 //! The requests that arrived together, carried out together.
 
 use super::Flaw;
+use super::MAX_DESCRIPTORS;
 use super::Server;
 use super::background::{Later, Task, Work};
 use super::replies::Replies;
 use super::transmission::{Command, Parsed, Request, Terms, Transmission};
 use crate::device;
+use crate::nbd::proto::{Descriptor, Message};
 use std::ops::Range;
 
 /// Most requests of one batch.
 const MOST: usize = 256;
-/// Bytes that one batch reads; a single request may read more.
-const MOST_READ: u64 = 4 << 20;
+/// Bytes that the replies of one batch may have; those of a single request may have more.
+const MOST_REPLY: u64 = 4 << 20;
 /// Longer changes without a payload may take long.
 const SHORT: u64 = 1 << 20;
 /// What direct I/O asks of addresses at most.
@@ -33,7 +35,7 @@ impl Arena {
     /// Room for so many bytes. What is much more than batches need as a rule is given back.
     fn make_room(&mut self, length: usize) -> &mut [u8] {
         let wanted = length + ALIGNMENT;
-        if self.memory.len() < wanted || self.memory.len() > wanted.max(2 * MOST_READ as usize) {
+        if self.memory.len() < wanted || self.memory.len() > wanted.max(2 * MOST_REPLY as usize) {
             self.memory = vec![0; wanted];
             self.start = self.memory.as_ptr().align_offset(ALIGNMENT);
         }
@@ -45,8 +47,8 @@ impl Arena {
 #[derive(Default)]
 pub(super) struct Batch<'a> {
     requests: Vec<Request<'a>>,
-    /// Bytes that they read.
-    read: u64,
+    /// Bytes that their replies may have.
+    reply: u64,
     /// Bytes that they are made of.
     pub(super) taken: usize,
     /// Bytes that must be there before there is one more.
@@ -62,14 +64,12 @@ impl<'a> Batch<'a> {
     /// The first is none. What comes before one that is none is served.
     pub(super) fn of(transmission: &Transmission, bytes: &'a [u8]) -> Result<Batch<'a>, Flaw> {
         let mut batch = Batch::default();
-        while batch.requests.len() < MOST && batch.read < MOST_READ && !batch.last {
+        while batch.requests.len() < MOST && batch.reply < MOST_REPLY && !batch.last {
             match transmission.next(&bytes[batch.taken..]) {
                 Ok(Parsed::Request(length, request)) => {
                     batch.taken += length;
                     batch.last = request.command == Command::Disc;
-                    if let Command::Read { range, .. } = &request.command {
-                        batch.read += range.end - range.start;
-                    }
+                    batch.reply += longest_reply(&request.command, transmission.terms());
                     batch.requests.push(request);
                 }
                 Ok(Parsed::More(wanted)) => {
@@ -165,6 +165,15 @@ impl<'a> Batch<'a> {
             numbers.into_iter().zip(done).for_each(|(number, result)| results[number] = Some(result));
         }
         results
+    }
+}
+
+/// Bytes that the reply may have, as far as they count.
+fn longest_reply(command: &Command<'_>, terms: &Terms) -> u64 {
+    match command {
+        Command::Read { range, .. } => range.end - range.start,
+        Command::BlockStatus { one: false, .. } => (terms.contexts.len() * MAX_DESCRIPTORS * Descriptor::LENGTH) as u64,
+        _ => 0,
     }
 }
 

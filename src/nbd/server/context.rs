@@ -64,10 +64,11 @@ impl Context {
         Ok(found)
     }
 
+    /// What it says of `at`, and up to where. A device that tells of more than it was asked for is heard up to `end`.
     fn run(&self, device: &dyn ExportDevice, at: u64, end: u64) -> Result<(u32, u64)> {
         if let Context::DirtyBitmap(name) = self {
-            let (dirty, end) = device.bitmap_run(name, at, end)?;
-            return Ok((if dirty { NBD_STATE_DIRTY } else { 0 }, end));
+            let (dirty, stop) = device.bitmap_run(name, at, end)?;
+            return Ok((if dirty { NBD_STATE_DIRTY } else { 0 }, stop.min(end)));
         }
         let extent = device.extent(at, end)?;
         let flags = match (self, extent.kind) {
@@ -76,6 +77,6 @@ impl Context {
             (_, ExtentKind::Zero) => NBD_STATE_HOLE | NBD_STATE_ZERO,
             (_, ExtentKind::Data) => 0,
         };
-        Ok((flags, extent.range.end))
+        Ok((flags, extent.range.end.min(end)))
     }
 }

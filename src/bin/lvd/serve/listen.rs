@@ -6,7 +6,7 @@ use lvd::nbd::{self, PORT, Socket, Uri, UriTls};
 use lvd::{Error, Result};
 use rustix::fs::Mode;
 use rustix::process::umask;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a listener rests that cannot take a client for want of descriptors or memory.
+/// How long a listener rests that cannot take a client for want of descriptors or memory, or waits for another server.
 const REST: Duration = Duration::from_millis(100);
+/// How often it is tried, with a rest between, to lock a directory: longer than any server takes to make its socket.
+const TURNS: u32 = 30;
 
 /// All places at which one server listens. Socket files that it made go with it.
 pub struct Place {
@@ -132,7 +134,7 @@ fn bind(path: &Path) -> Result<UnixListener> {
     // Two servers that find the same dead socket must not both replace it.
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = File::open(directory).map_err(|error| failed(path, error))?;
-    directory.lock().map_err(|error| failed(path, error))?;
+    wait_for_turn(&directory).map_err(|error| failed(path, error))?;
     let in_use = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
         other => return other.map_err(|error| failed(path, error)),
@@ -143,6 +145,19 @@ fn bind(path: &Path) -> Result<UnixListener> {
         return Err(failed(path, in_use));
     }
     fs::remove_file(path).and_then(|()| UnixListener::bind(path)).map_err(|error| failed(path, error))
+}
+
+/// Locks the directory in which a socket is made. Whoever may read it may hold that lock for ever, so it is not waited for
+/// for ever.
+fn wait_for_turn(directory: &File) -> io::Result<()> {
+    for _ in 0..TURNS {
+        match directory.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(REST),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::other("another program holds its directory locked"))
 }
 
 /// The address with the protocol's port, if it has none: `host`, `host:port`, `[v6]`, `[v6]:port`.
