@@ -23,19 +23,21 @@
 //! | 46, another host | `control`, `a_pivot_to_another_server`; `nbd`, `remote` |
 //! | 47, a power cut of the target | `a_live_mirror_may_be_killed_anywhere`: until the pivot the target says that it is no copy |
 //! | 71 and 72, a restart | `interleavings`, `mirrors_that_are_taken_up_again`; `kill.rs`, `mirror_resumed`; the crash scenarios `mirror, resumed` |
-//! | 48, compare at READY | `a_target_is_compared_with_its_source_before_the_pivot`; beside writes: not yet, a compare does not hold the granules |
+//! | 48, compare at READY | `a_target_is_compared_with_its_source_before_the_pivot`; beside writes `a_comparison_beside_a_guest_finds_what_is_there_and_nothing_else`, `a_comparison_holds_a_gentle_piece_and_no_more`, `a_comparison_keeps_to_the_speed`, `what_a_comparison_found_is_copied_by_the_next_run`; `interleavings`, `mirrors_that_are_compared`; `control`, `comparisons` |
 
 mod common;
 mod live;
 
 use common::Random;
 use live::*;
+use lvd::image::Image;
 use lvd::jobs::compare;
-use lvd::live::{Disk, LiveMirror, Pace};
-use lvd::storage::{FileId, LockMode, MemoryStorage, Storage};
+use lvd::live::{Disk, LiveMirror, MirrorOptions, Pace};
+use lvd::storage::{FileId, Host, LockMode, MemoryStorage, Storage};
 use lvd::{BlockDevice, Error, Violation};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes that a mirror copies together.
 const GRANULE: u64 = 64 * KIB;
@@ -799,6 +801,170 @@ fn a_target_is_compared_with_its_source_before_the_pivot() {
     assert_eq!(compare(disk.clone(), copy.clone(), true).unwrap(), Some(at));
     copy.write_at(&[byte], at).unwrap();
     disk.pivot(&mirror).unwrap();
+}
+
+/// Compares until that is over.
+fn until_compared(mirror: &LiveMirror) {
+    while mirror.progress().to_compare > 0 {
+        mirror.step(MIB).unwrap();
+    }
+}
+
+/// Changes one byte of the disk in `file`, as a failing host does: nobody is told.
+fn spoil(file: &Staged, at: u64) {
+    let at = Image::read_header(file).unwrap().data_offset + at;
+    let mut byte = [0];
+    file.read_at(&mut byte, at).unwrap();
+    file.write_at(&[!byte[0]], at).unwrap();
+}
+
+/// Compares until something is found.
+fn find(mirror: &LiveMirror) -> Error {
+    loop {
+        match mirror.step(MIB) {
+            Ok(progress) => assert!(progress.to_compare > 0, "nothing is found"),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Story 48; ORD-99. Found: a difference that is none, one that is not found, one that is called by a wrong name; a pivot
+/// before all was compared; a granule that is compared and not repaired.
+#[test]
+fn a_comparison_beside_a_guest_finds_what_is_there_and_nothing_else() {
+    const SIZE: u64 = 3 * MIB + 700;
+    for pace in PACES {
+        let (files, disk) = scene(SIZE);
+        let mirror = mirror(&files, &disk, pace);
+        until_ready(&mirror);
+        for round in 1..=3 {
+            Guests { disk: &*disk, count: 3, size: SIZE }.during(|| {
+                mirror.compare().unwrap();
+                for _ in 0..3 {
+                    denied(disk.pivot(&mirror), &["mirror", "compared"]);
+                    denied(disk.split(&mirror), &["mirror", "compared"]);
+                    mirror.step(MIB).unwrap();
+                }
+                until_compared(&mirror);
+            });
+            assert_eq!(mirror.progress().compared, round * SIZE);
+        }
+        while mirror.progress().behind > 0 {
+            mirror.step(MIB).unwrap();
+        }
+        for at in [0, 2 * MIB + 12_345, SIZE - 1] {
+            spoil(&files.file("target.lvd"), at);
+            mirror.compare().unwrap();
+            let error = find(&mirror);
+            assert!(matches!(error, Error::Differs { at: found, .. } if found == at), "{error}");
+            let told = error.to_string();
+            assert!(["target.lvd", "source.lvd", &at.to_string()].iter().all(|word| told.contains(word)), "{told}");
+            denied(disk.pivot(&mirror), &["compared"]);
+            // Asked to go on it brings the place again.
+            until_compared(&mirror);
+        }
+        let end = content(&*disk);
+        disk.pivot(&mirror).unwrap();
+        disk.close().unwrap();
+        same(&files.view("target.lvd").unwrap(), &end, &format!("{pace:?}"));
+    }
+}
+
+/// Story 48, asked for at the start: READY comes after it. Found: a mirror that is ready and was not compared; a byte that
+/// was lost after its copy.
+#[test]
+fn a_mirror_that_is_to_be_compared_is_ready_afterwards() {
+    const SIZE: u64 = 2 * MIB;
+    for spoilt in [false, true] {
+        let (files, disk) = scene(SIZE);
+        let options = MirrorOptions { compare: true, ..MirrorOptions::default() };
+        let mirror = disk.mirror_with(files.target("target.lvd", SIZE), &options).unwrap();
+        while mirror.progress().behind > 0 {
+            mirror.step(MIB).unwrap();
+        }
+        if spoilt {
+            spoil(&files.file("target.lvd"), SIZE - 1);
+            assert!(matches!(find(&mirror), Error::Differs { at, .. } if at == SIZE - 1));
+        }
+        let progress = mirror.progress();
+        assert!(!progress.ready && progress.to_compare > 0, "{progress:?}");
+        denied(disk.pivot(&mirror), &["not ready"]);
+        until_ready(&mirror);
+        let progress = mirror.progress();
+        assert!(progress.to_compare == 0 && progress.compared == SIZE, "{progress:?}");
+        disk.pivot(&mirror).unwrap();
+        assert!(matches!(mirror.compare(), Err(Error::Cancelled)));
+    }
+}
+
+/// Story 48. Found: a comparison that keeps a guest off more than it reads at once, or off nothing.
+#[test]
+fn a_comparison_holds_a_gentle_piece_and_no_more() {
+    const PIECE: u64 = 256 * KIB;
+    let (files, disk) = scene(2 * MIB);
+    let mirror = mirror(&files, &disk, Pace::default());
+    until_ready(&mirror);
+    mirror.compare().unwrap();
+    let target = files.file("target.lvd");
+    disk.write_at(&[1; 512], MIB).unwrap();
+    let held = target.hold(Kind::Read, 0..GRANULE);
+    std::thread::scope(|scope| {
+        let step = scope.spawn(|| mirror.step(MIB).unwrap());
+        held.reached();
+        disk.write_at(&[2; 512], PIECE).unwrap();
+        let writer = scope.spawn(|| disk.write_at(&[3; 512], PIECE - 512).unwrap());
+        a_moment(&writer);
+        assert!(!writer.is_finished(), "what is compared changes meanwhile");
+        held.release();
+        writer.join().unwrap();
+        assert_eq!(step.join().unwrap().compared, PIECE);
+    });
+    until_compared(&mirror);
+    disk.pivot(&mirror).unwrap();
+}
+
+/// Story 48. Found: a comparison that reads as fast as it can, whatever the user says.
+#[test]
+fn a_comparison_keeps_to_the_speed() {
+    let (files, disk) = scene(4 * MIB);
+    let mirror = mirror(&files, &disk, Pace::default());
+    mirror.set_share(100);
+    until_ready(&mirror);
+    mirror.compare().unwrap();
+    mirror.set_speed(MIB);
+    assert_eq!(mirror.step(MIB).unwrap().compared, MIB);
+    let progress = mirror.step(MIB).unwrap();
+    assert!(progress.compared == MIB && progress.wait.is_some(), "{progress:?}");
+    files.clock.sleep(Duration::from_secs(1));
+    assert_eq!(mirror.step(MIB).unwrap().compared, 2 * MIB);
+}
+
+/// Story 48, of a mirror that goes on after a restart; SYN-01. Found: a difference that was found, and that the bitmap
+/// does not tell the next run of.
+#[test]
+fn what_a_comparison_found_is_copied_by_the_next_run() {
+    const SIZE: u64 = 2 * MIB;
+    for restart in [false, true] {
+        let (files, disk) = scene(SIZE);
+        let begin = |target| disk.mirror_resumable(target, "copy", 16, &MirrorOptions::default()).unwrap();
+        let mut mirror = begin(files.target("target.lvd", SIZE));
+        until_ready(&mirror);
+        spoil(&files.file("target.lvd"), 5 * GRANULE + 1);
+        mirror.compare().unwrap();
+        assert!(matches!(find(&mirror), Error::Differs { at, .. } if at == 5 * GRANULE + 1));
+        if restart {
+            disk.abandon(&mirror).unwrap().close().unwrap();
+            mirror = begin(files.open_marked("target.lvd"));
+        }
+        let before = mirror.progress().copied;
+        until_ready(&mirror);
+        until_compared(&mirror);
+        assert_eq!(mirror.progress().copied - before, GRANULE, "restart: {restart}");
+        let end = content(&*disk);
+        disk.pivot(&mirror).unwrap();
+        disk.close().unwrap();
+        same(&files.view("target.lvd").unwrap(), &end, "the target");
+    }
 }
 
 /// Stories 31 and 47; ORD-90, CHN-06. The process is killed at each change of any file in turn. Found: a target that

@@ -57,6 +57,7 @@ const COMMANDS: &[Entry] = &[
     ("drive-backup", perform::<DriveBackup>),
     ("drive-mirror", perform::<DriveMirror>),
     ("job-cancel", perform::<JobCancel>),
+    ("job-compare", perform::<JobCompare>),
     ("job-complete", perform::<JobComplete>),
     ("job-complete-together", perform::<JobCompleteTogether>),
     ("job-dismiss", perform::<JobDismiss>),
@@ -145,6 +146,13 @@ commands! {
     JobComplete { id: String } |it, server| complete(server, &it.id)
 
     BlockJobComplete { device: String } |it, server| complete(server, &it.device)
+
+    /// Compares the target of a ready mirror with its source, beside the guest. Until all was found equal the job does not
+    /// end in one; a difference is an error of the target's.
+    JobCompare { id: String } |it, server| {
+        server.jobs.find(&it.id)?.compare()?;
+        done()
+    }
 
     /// Moves the guests of several ready mirrors as one decision, which is written to the new file `group`: after a crash all
     /// have moved, or none.
@@ -255,7 +263,8 @@ commands! {
 
     /// Copies the disk into `target`, a file or the URI of an NBD export, and keeps it equal until `job-complete` moves the
     /// guest there. With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped,
-    /// or the server was, the mirror goes on with the target from there.
+    /// or the server was, the mirror goes on with the target from there. With `compare` it is ready once all of the target was
+    /// compared with the disk.
     DriveMirror {
         job_id: Option<String>,
         device: String,
@@ -266,6 +275,7 @@ commands! {
         copy_mode: Option<CopyMode>,
         granularity: Option<u64>,
         resume: Option<String>,
+        #[serde(default)] compare: bool,
         #[serde(default)] speed: u64,
         #[serde(default)] on_source_error: OnError,
         #[serde(default)] on_target_error: OnError,
@@ -284,7 +294,7 @@ commands! {
         if !granularity.is_power_of_two() || !(512..=64 << 20).contains(&granularity) {
             return Err(Failure::generic("'granularity' must be a power of 2 in range [512, 64M]"));
         }
-        let wanted = MirrorOptions { granularity, pace, ..usual };
+        let wanted = MirrorOptions { granularity, pace, compare: it.compare, ..usual };
         let mode = match (&it.resume, it.mode) {
             (Some(_), _) if it.format == TargetFormat::Raw => {
                 return Err(Failure::generic("a raw target cannot say what it is: only an LVD image is resumed"));

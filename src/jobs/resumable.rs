@@ -193,6 +193,12 @@ impl Lacking {
         self.image.hand_over_bitmap(&self.name)
     }
 
+    /// The target lacks `range`, though it was copied: durably, so that this run or another one copies it again.
+    pub(crate) fn lacks(&self, range: Range<u64>) -> Result<()> {
+        let ended = lock(&self.ended);
+        if *ended { Ok(()) } else { self.image.merge_bitmap(&self.name, &[range]) }
+    }
+
     /// On return this run writes no more to the bitmap, nor to the target's points, and another one may take them up.
     pub(crate) fn stop(&self) {
         *lock(&self.ended) = true;

@@ -310,7 +310,8 @@ fn open(stores: &[Arc<Store>], plans: &[Plan], host: &Arc<dyn Host>, last: Optio
 
 /// Mirrors with few granules, one of which may be behind.
 pub(crate) fn options(pace: Pace) -> MirrorOptions {
-    MirrorOptions { granularity: GRANULE, bound: GRANULE, piece: GRANULE << below(2), pace, share: 100 }
+    let piece = GRANULE << below(2);
+    MirrorOptions { granularity: GRANULE, bound: GRANULE, piece, pace, share: 100, compare: false }
 }
 
 /// Any pace.

@@ -719,6 +719,9 @@ pub enum Job {
         /// from there.
         #[arg(long, value_name = "NAME")]
         resume: Option<String>,
+        /// Compare all of TARGET with the disk before the job is ready.
+        #[arg(long)]
+        compare: bool,
         #[arg(value_name = "TARGET")]
         target: PathBuf,
     },
@@ -773,6 +776,9 @@ pub enum Job {
     Resume(NamedJob),
     /// End it. What it has done stays, and is right; of a mirror the target is no copy.
     Cancel(NamedJob),
+    /// Compare the target of a mirror that is ready with the disk, while the guest goes on. It is not completed or split before
+    /// all was found equal; a difference is an error.
+    Compare(NamedJob),
     /// End a mirror that is ready with a target that is the disk of this moment; the guest stays.
     Split(NamedJob),
     /// End a mirror, or a commit of the guest's layer, that is ready: the guest moves.
