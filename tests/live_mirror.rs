@@ -14,7 +14,7 @@
 //! | 37, convergence | `every_load_converges_but_in_the_background` |
 //! | 38, the pace is changed | `the_pace_is_changed_while_the_guest_writes` |
 //! | 39, small zeros | `zeros_smaller_than_a_granule_are_mirrored` |
-//! | 40, targets | `targets_of_another_size_are_refused`, `old_bytes_of_the_target_do_not_survive`; the top alone: at rest, `jobs::tests::jobs::mirror_copies_everything_or_the_top` |
+//! | 40, targets | `targets_of_another_size_are_refused`, `old_bytes_of_the_target_do_not_survive`; the top alone: `the_top_alone_is_mirrored`, `a_mirror_of_the_top_needs_the_same_parent`; at rest, `jobs::tests::jobs::mirror_copies_everything_or_the_top` |
 //! | 41, odd lengths | `disks_of_odd_lengths_are_mirrored` |
 //! | 42, a resize, a pivot that fails | `while_a_mirror_runs_nothing_else_touches_the_layers`, `a_target_that_fails_costs_the_guest_nothing`, `a_mirror_whose_barrier_fails_is_never_ready` |
 //! | 43, a mirror onto itself | `a_disk_is_not_mirrored_onto_itself` |
@@ -640,6 +640,92 @@ fn old_bytes_of_the_target_do_not_survive() {
     }
 }
 
+/// Story 40, `sync: top`. Found: a target that lacks what the guest wrote meanwhile, that holds what the parent has, or that
+/// lies on something else; a guest that cannot merge down afterwards.
+#[test]
+fn the_top_alone_is_mirrored() {
+    const BLOCKS: u64 = 64;
+    for (number, pace) in PACES.into_iter().cycle().take(9).enumerate() {
+        let base: String = "A".repeat(BLOCKS as usize);
+        let top = "-C".to_owned() + &"-".repeat(BLOCKS as usize - 2);
+        let files = layers(&[&top, &base]);
+        let disk = files.serve("layer0.lvd", 1);
+        let (mut guest, mut random) = (Guest::new(&*disk), Random::new(number as u64));
+        let target = files.target_on("target.lvd", "layer1.lvd", BLOCKS * BLOCK, 12);
+        if number % 2 == 1 {
+            // What an earlier run left there.
+            target.write_at(&[0xee; 3 * BLOCK as usize], 30 * BLOCK).unwrap();
+        }
+        let options = MirrorOptions { granularity: BLOCK, pace, compare: true, ..MirrorOptions::default() };
+        let mirror = disk.mirror_top(&target, &options).unwrap();
+        drop(target);
+        let held = |at| disk.extent(at, at + BLOCK).unwrap().depth == 0;
+        while mirror.progress().behind > 0 {
+            mirror.step(4 * BLOCK).unwrap();
+            if random.below(4) == 0 {
+                let at = random.below(BLOCKS / 2) * BLOCK + random.below(BLOCK);
+                guest.write(at..at + 1 + random.below(2 * BLOCK), number as u8);
+                guest.zero(at + 700..at + 900);
+            }
+        }
+        until_ready(&mirror);
+        guest.write(40 * BLOCK + 5..41 * BLOCK + 5, 9);
+        let before: Vec<bool> = (0..BLOCKS).map(|block| held(block * BLOCK)).collect();
+        match number % 3 {
+            0 => {
+                let split = disk.split(&mirror).unwrap();
+                assert_eq!(disk.chain().name(), "layer0.lvd");
+                same(&content(&*split), &guest.model, "the copy");
+                continue;
+            }
+            _ => drop(disk.pivot(&mirror).unwrap()),
+        }
+        assert_eq!(
+            disk.chain().layers.iter().map(|layer| layer.name()).collect::<Vec<_>>(),
+            ["target.lvd", "layer1.lvd"]
+        );
+        let after: Vec<bool> = (0..BLOCKS).map(|block| held(block * BLOCK)).collect();
+        // A block that an earlier run left has to be held, too.
+        let more = |block: usize| number % 2 == 1 && (30..33).contains(&block);
+        assert!(
+            (0..BLOCKS as usize).all(|block| after[block] == before[block] || more(block)),
+            "{pace:?}: {before:?}, {after:?}"
+        );
+        assert!(before.iter().any(|held| *held) && before.iter().any(|held| !held));
+        guest.check_all();
+        if number % 3 == 1 {
+            guest.write(50 * BLOCK..51 * BLOCK, 10);
+            let merge = disk.merge_active(1).unwrap();
+            until_ready(&merge);
+            disk.pivot(&merge).unwrap();
+            guest.check_all();
+        }
+        disk.close().unwrap();
+        let name = if number % 3 == 1 { "layer1.lvd" } else { "target.lvd" };
+        same(&files.view(name).unwrap(), &guest.model, name);
+    }
+}
+
+/// Story 40. Found: a copy of the top on what is not the top's parent.
+#[test]
+fn a_mirror_of_the_top_needs_the_same_parent() {
+    let files = layers(&["-C--", "AAAA"]);
+    files.image("other.lvd", 4 * BLOCK);
+    let disk = files.serve("layer0.lvd", 0);
+    let options = MirrorOptions::default();
+    let strange = files.target_on("strange.lvd", "other.lvd", 4 * BLOCK, 12);
+    denied(disk.mirror_top(&strange, &options), &["strange.lvd", "the source's parent"]);
+    denied(disk.mirror_top(&files.target("alone.lvd", 4 * BLOCK), &options), &["alone.lvd", "the source's parent"]);
+    let on_itself = files.target_on("on.lvd", "layer0.lvd", 4 * BLOCK, 12);
+    denied(disk.mirror_top(&on_itself, &options), &["on.lvd", "lies on the disk itself"]);
+    files.add("raw.raw");
+    denied(disk.mirror_top(&files.open("raw.raw", 0).unwrap(), &options), &["raw.raw", "not an LVD image"]);
+    files.image("whole.lvd", 4 * BLOCK);
+    let whole = files.serve("whole.lvd", 0);
+    denied(whole.mirror_top(&files.target("copy.lvd", 4 * BLOCK), &options), &["the source's parent"]);
+    disk.close().unwrap();
+}
+
 /// Story 41. Found: a disk smaller than a granule, a last part that is lost or makes the target longer; a mirror of
 /// nothing that is never ready.
 #[test]
@@ -971,18 +1057,22 @@ fn what_a_comparison_found_is_copied_by_the_next_run() {
 /// opens and is not the disk, a source that lost a flushed write, a moment at which neither is the disk.
 #[test]
 fn a_live_mirror_may_be_killed_anywhere() {
-    for (number, pace) in PACES.into_iter().enumerate() {
+    let paces = PACES.into_iter().enumerate();
+    for ((number, pace), top) in paces.flat_map(|pace| [(pace, false), (pace, true)]) {
         let scene = layers(&["-D----------", "-----EE-----"]);
         let before = scene.view("layer0.lvd").unwrap();
         for changes in 0.. {
             let fuse = Fuse::new(changes);
             let files = scene.copy(&Fuse::endless());
-            drop(files.target("target.lvd", 12 * BLOCK));
+            match top {
+                true => drop(files.target_on("target.lvd", "layer1.lvd", 12 * BLOCK, 12)),
+                false => drop(files.target("target.lvd", 12 * BLOCK)),
+            }
             let files = files.copy(&fuse);
             let mut guest = Mortal::new(before.clone(), changes % 7);
             let (disk, target) = (files.serve("layer0.lvd", 0), files.open_marked("target.lvd"));
             let mut over = false;
-            let ran = mirror_beside(&disk, target, &mut guest, pace, number == 0, &mut over);
+            let ran = mirror_beside(&disk, target, top, &mut guest, pace, number == 0, &mut over);
             let finished = ran.is_ok() && !fuse.burnt();
             let (pivoted, split) = (over && number > 0, over && number == 0);
             let files = files.copy(&Fuse::endless());
@@ -1010,12 +1100,16 @@ fn a_live_mirror_may_be_killed_anywhere() {
 fn mirror_beside(
     disk: &Disk,
     target: lvd::chain::Chain,
+    top: bool,
     guest: &mut Mortal,
     pace: Pace,
     split: bool,
     over: &mut bool,
 ) -> lvd::Result<()> {
-    let mirror = disk.mirror(target)?;
+    let mirror = match top {
+        true => disk.mirror_top(&target, &MirrorOptions::default())?,
+        false => disk.mirror(target)?,
+    };
     mirror.set_pace(pace);
     loop {
         guest.act(disk)?;

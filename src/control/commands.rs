@@ -262,7 +262,7 @@ commands! {
     }
 
     /// Copies the disk into `target`, a file or the URI of an NBD export, and keeps it equal until `job-complete` moves the
-    /// guest there. With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped,
+    /// guest there. Of the `top` alone `target` becomes an overlay of what the guest's layer lies on. With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped,
     /// or the server was, the mirror goes on with the target from there. With `compare` it is ready once all of the target was
     /// compared with the disk.
     DriveMirror {
@@ -271,7 +271,7 @@ commands! {
         target: String,
         #[serde(default = "lvd_format")] format: TargetFormat,
         #[serde(default)] mode: Mode,
-        #[serde(rename = "sync")] _sync: MirrorSync,
+        sync: MirrorSync,
         copy_mode: Option<CopyMode>,
         granularity: Option<u64>,
         resume: Option<String>,
@@ -303,17 +303,25 @@ commands! {
             (None, Mode::Existing) => TargetMode::Existing,
             (None, Mode::AbsolutePaths) => TargetMode::New,
         };
+        if it.sync == MirrorSync::Top && (it.format == TargetFormat::Raw || mode != TargetMode::New) {
+            return Err(Failure::generic("the target of a mirror of the top is a new LVD image"));
+        }
         begin(server, &it.device, it.job_id, options, |device, chain| {
             let (mut mirror, mut files) = (None, Files::default());
-            server.files.target(&it.target, it.format, chain.size(), mode, &mut |target| {
+            let mut mirrored = |target: Chain| {
                 let disk = &device.disk;
-                files = Files::of(&target.layers);
-                mirror = Some(match &it.resume {
-                    Some(name) => disk.mirror_resumable(target, name, SYNC_GRANULE, &wanted)?,
-                    None => disk.mirror_with(target, &wanted)?,
+                files = Files::of(&target.layers[..1]);
+                mirror = Some(match (it.sync, &it.resume) {
+                    (MirrorSync::Top, _) => disk.mirror_top(&target, &wanted)?,
+                    (MirrorSync::Full, Some(name)) => disk.mirror_resumable(target, name, SYNC_GRANULE, &wanted)?,
+                    (MirrorSync::Full, None) => disk.mirror_with(target, &wanted)?,
                 });
                 Ok(())
-            })?;
+            };
+            match it.sync {
+                MirrorSync::Full => server.files.target(&it.target, it.format, chain.size(), mode, &mut mirrored)?,
+                MirrorSync::Top => server.files.beside(&it.target, chain, &mut mirrored)?,
+            }
             mirror.map(|mirror| Course::Mirror { mirror, base: None, target: files }).ok_or(Error::Cancelled)
         })
     }
@@ -334,10 +342,13 @@ pub(super) enum Mode {
 }
 
 /// How much of a disk is mirrored.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum MirrorSync {
+    /// All of it.
     Full,
+    /// The guest's layer.
+    Top,
 }
 
 /// What writes of the guest do that meet what was copied already. Without it a mirror does what converges.

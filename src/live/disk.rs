@@ -218,6 +218,23 @@ impl Disk {
         })
     }
 
+    /// As [`mirror_with`](Self::mirror_with), of the guest's layer alone: the top of `target` is an image on what that layer
+    /// lies on. A pivot leaves the guest on it, with the layers below that it has.
+    ///
+    /// # Errors
+    /// As [`mirror`](Self::mirror) and [`Mirror::top`]; `Invalid` if the guest's layer lies on nothing.
+    pub fn mirror_top(&self, target: &Chain, options: &MirrorOptions) -> Result<Arc<LiveMirror>> {
+        self.attach("a mirror", |serving| {
+            let (source, top) = (&serving.chain, target.layer(0)?.clone());
+            serving.check_target(target)?;
+            let layers = std::iter::once(&top).chain(&source.layers[1..]).cloned().collect();
+            let target = Chain::from_layers(layers, self.host.clone());
+            let work = Mirror::top(source, &target)?;
+            top.set_below(target.layer(1)?.device());
+            Ok((self.live(work, None, Sides { source: source.layer(0)?.clone(), target: top }, options), target))
+        })
+    }
+
     /// `make` makes the mirror of the disk into the top of `target`.
     fn mirror_into(
         &self,

@@ -35,7 +35,19 @@ fn errors_are_one_clear_line() {
             "layer 0 does not lie above layer 0",
         ),
         ("drive-mirror", json!({ "device": "disk", "target": "t" }), generic, "missing field `sync`"),
-        ("drive-mirror", json!({ "device": "disk", "target": "t", "sync": "top" }), generic, "unknown variant `top`"),
+        ("drive-mirror", json!({ "device": "disk", "target": "t", "sync": "none" }), generic, "unknown variant `none`"),
+        (
+            "drive-mirror",
+            json!({ "device": "disk", "target": "t", "sync": "top", "format": "raw" }),
+            generic,
+            "a new LVD image",
+        ),
+        (
+            "drive-mirror",
+            json!({ "device": "disk", "target": "there", "sync": "top", "mode": "existing" }),
+            generic,
+            "a new LVD image",
+        ),
         (
             "drive-mirror",
             json!({ "device": "disk", "target": "t", "sync": "full", "mode": "existing" }),

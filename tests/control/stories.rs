@@ -274,6 +274,33 @@ fn comparisons() {
     same(&std::fs::read(place.path("copy.raw")).expect("read"), &model, "the target");
 }
 
+/// The guest's layer alone moves, and lies on what it lay on.
+#[test]
+fn the_top_moves_alone() {
+    let place = Place::new();
+    let model = overlay(&place);
+    std::fs::create_dir(place.path("other")).expect("made");
+    let base = std::fs::read(place.path("base.lvd")).expect("read");
+    let server = Server::start(&place);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    guest.go_on();
+    let target = place.path("other/top.lvd");
+    let mirror = ["job", "mirror", "--sync", "top", "--control"];
+    lvd!(mirror[0], mirror[1], mirror[2], mirror[3], mirror[4], &server.control, "disk", &target).ok();
+    let ready = monitor.until("BLOCK_JOB_READY");
+    assert!(ready["offset"].as_u64() < Some(SIZE as u64), "the parent's is not copied: {ready}");
+    guest.go_on();
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    assert_eq!(monitor.layers(), ["top.lvd", "base.lvd"]);
+    guest.go_on();
+    let model = guest.end();
+    server.stop().ok();
+    assert!(std::fs::read(place.path("base.lvd")).expect("read") == base, "the parent has changed");
+    std::fs::remove_file(place.path("disk.lvd")).expect("removed");
+    holds(&place, "other/top.lvd", &model);
+}
+
 /// The guest moves to an export of another server, and what it writes from then on is there.
 #[test]
 fn a_pivot_to_another_server() {

@@ -24,6 +24,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("merges_below", merges_below),
     ("copy_on_read_fetches_once", copy_on_read_fetches_once),
     ("mirrors_that_pivot", mirrors_that_pivot),
+    ("mirrors_of_the_top", mirrors_of_the_top),
     ("mirrors_that_split", mirrors_that_split),
     ("mirrors_that_are_abandoned", mirrors_that_are_abandoned),
     ("mirrors_that_are_taken_up_again", mirrors_that_are_taken_up_again),
@@ -313,6 +314,25 @@ pub(crate) fn mirrors_that_pivot() {
     assert_eq!(content(&*old), left, "after the pivot nobody writes to the source");
     rig.history.check_cells(until_ready, &at_ready, "durable at READY");
     rig.history.check_cells(pivot.start..now, &durable, "durable after the pivot");
+    rig.history.check_instant(pivot, &left, "the source that was left");
+}
+
+/// The guest's layer alone moves.
+pub(crate) fn mirrors_of_the_top() {
+    let mut rig = Rig::new(&layers(2 + below(2)), 1);
+    rig.disk.set_copy_on_read(once_in(2));
+    rig.start_guests(6);
+    let lower = rig.disk.chain().layers.len() - 1;
+    let options = MirrorOptions { compare: once_in(2), ..options(pace()) };
+    let mirror = rig.disk.mirror_top(&rig.target_beside(), &options).unwrap();
+    copiers(&mirror, 1 + below(2), None);
+    moody(&mirror);
+    until_ready(&mirror);
+    let (old, pivot) = rig.timed(|| rig.disk.pivot(&mirror).unwrap());
+    let left = content(&*old);
+    assert!(rig.disk.chain().layers.len() == 1 + lower && !carries_mark(&rig.disk.chain()));
+    rig.finish();
+    assert_eq!(content(&*old), left, "after the pivot nobody writes to the source");
     rig.history.check_instant(pivot, &left, "the source that was left");
 }
 
@@ -622,6 +642,7 @@ mod run {
         merges_below
         copy_on_read_fetches_once
         mirrors_that_pivot
+        mirrors_of_the_top
         mirrors_that_split
         mirrors_that_are_abandoned
         mirrors_that_are_taken_up_again

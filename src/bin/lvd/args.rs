@@ -712,12 +712,15 @@ pub enum Job {
     Mirror {
         #[command(flatten)]
         job: NewJob,
+        /// How much is copied.
+        #[arg(long, value_enum, value_name = "WHAT", default_value = "full")]
+        sync: Sync,
         /// Format of TARGET.
         #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
         output_format: OutputFormat,
         /// Keep in this bitmap of the disk what TARGET lacks: begun again after it was stopped, the mirror goes on with TARGET
         /// from there.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", conflicts_with = "sync")]
         resume: Option<String>,
         /// Compare all of TARGET with the disk before the job is ready.
         #[arg(long)]

@@ -1,6 +1,6 @@
 //! `job` and `snapshot`: commands to a server that runs.
 
-use crate::args::{Control, Job, NewJob, OutputFormat, Snapshot};
+use crate::args::{Control, Job, NewJob, OutputFormat, Snapshot, Sync};
 use crate::{open, output};
 use lvd::units::Size;
 use lvd::{Error, Result};
@@ -16,11 +16,15 @@ pub fn job(verb: &Job) -> Result<()> {
             let layers = json!({ "base": file(into.as_deref())?, "top": file(top.as_deref())? });
             begin(job, "block-commit", layers)
         }
-        Job::Mirror { job, output_format, resume, compare, target } => {
+        Job::Mirror { job, sync, output_format, resume, compare, target } => {
             let format = format_name(*output_format);
             let target = file(Some(target.as_path()))?;
+            let sync = match sync {
+                Sync::Full => "full",
+                Sync::Top => "top",
+            };
             let more =
-                json!({ "target": target, "format": format, "sync": "full", "resume": resume, "compare": compare });
+                json!({ "target": target, "format": format, "sync": sync, "resume": resume, "compare": compare });
             begin(job, "drive-mirror", more)
         }
         Job::Backup { job, bitmap, keep_bitmap, previous, onto, output_format, target } => {

@@ -3,7 +3,7 @@
 use super::listen::Place;
 use super::{End, spawn};
 use crate::args::{Access, Format, Opening, OutputFormat, Serve};
-use crate::copy::{hint_from, is_blank};
+use crate::copy::{hint_from, is_blank, overlay_beside};
 use crate::create::ParentOf;
 use crate::open::{self, Disk, Target, host};
 use crate::output;
@@ -107,6 +107,16 @@ impl Files for AnyFile {
         }
         let target = Target::open(&path, &self.access)?;
         target.keep_if(|| then(chain(&target, format, size, &self.access)?))
+    }
+
+    fn beside(&self, name: &str, disk: &Chain, then: &mut dyn FnMut(Chain) -> Result<()>) -> Result<()> {
+        let path = Path::new(name);
+        let options = overlay_beside(disk, path)?;
+        let target = Target::open(path, &self.access)?;
+        target.keep_if(|| {
+            target.create(&options)?;
+            then(target.chain(&self.access)?)
+        })
     }
 
     fn increment(
