@@ -22,7 +22,7 @@
 //! | 45, several disks at once | `live_group.rs`; the crash scenario `live pivot of a group`; `control`, `guests_move_together` |
 //! | 46, another host | `control`, `a_pivot_to_another_server`; `nbd`, `remote` |
 //! | 47, a power cut of the target | `a_live_mirror_may_be_killed_anywhere`: until the pivot the target says that it is no copy |
-//! | 71 and 72, a restart | `interleavings`, `mirrors_that_are_taken_up_again`; `kill.rs`, `mirror_resumed`; the crash scenarios `mirror, resumed` |
+//! | 71 and 72, a restart | into a raw file `a_raw_target_is_taken_up_again`; `control`, `a_mirror_into_an_export_goes_on_after_a_kill`; `interleavings`, `mirrors_that_are_taken_up_again`; `kill.rs`, `mirror_resumed`; the crash scenarios `mirror, resumed` |
 //! | 48, compare at READY | `a_target_is_compared_with_its_source_before_the_pivot`; beside writes `a_comparison_beside_a_guest_finds_what_is_there_and_nothing_else`, `a_comparison_holds_a_gentle_piece_and_no_more`, `a_comparison_keeps_to_the_speed`, `what_a_comparison_found_is_copied_by_the_next_run`; `interleavings`, `mirrors_that_are_compared`; `control`, `comparisons` |
 
 mod common;
@@ -1050,6 +1050,52 @@ fn what_a_comparison_found_is_copied_by_the_next_run() {
         disk.pivot(&mirror).unwrap();
         disk.close().unwrap();
         same(&files.view("target.lvd").unwrap(), &end, "the target");
+    }
+}
+
+/// Story 71; SYN-01. Found: a raw target that is copied whole again, or not whole though it is another one.
+#[test]
+fn a_raw_target_is_taken_up_again() {
+    const SIZE: u64 = 2 * MIB + 700;
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Left {
+        AsItWas,
+        OfAnotherSize,
+        Replaced,
+    }
+    for left in [Left::AsItWas, Left::OfAnotherSize, Left::Replaced] {
+        let (files, disk) = scene(SIZE);
+        let mut guest = Guest::new(&*disk);
+        guest.write(0..SIZE, 1);
+        let options = MirrorOptions { compare: true, ..MirrorOptions::default() };
+        let begin = || disk.mirror_resumable(files.open("target.raw", 0).unwrap(), "copy", 16, &options).unwrap();
+        let raw = files.add("target.raw");
+        let mirror = begin();
+        while mirror.progress().copied < MIB {
+            mirror.step(GRANULE).unwrap();
+        }
+        mirror.save().unwrap();
+        drop(disk.abandon(&mirror).unwrap());
+        guest.write(GRANULE - 1..GRANULE + 1, 2);
+        match left {
+            Left::AsItWas => {}
+            Left::OfAnotherSize => raw.set_size(SIZE - 1).unwrap(),
+            Left::Replaced => raw.write_at(&[0; SIZE as usize], 0).unwrap(),
+        }
+        let mirror = begin();
+        if left == Left::Replaced {
+            assert!(matches!(find(&mirror), Error::Differs { at: found, .. } if found == 2 * GRANULE));
+            denied(disk.pivot(&mirror), &["not ready"]);
+            drop(disk.abandon(&mirror).unwrap());
+            continue;
+        }
+        until_ready(&mirror);
+        let lacked = if left == Left::AsItWas { SIZE - MIB + 2 * GRANULE } else { SIZE };
+        assert_eq!(mirror.progress().copied, lacked, "{left:?}");
+        disk.pivot(&mirror).unwrap();
+        guest.check_all();
+        disk.close().unwrap();
+        same(&files.view("target.raw").unwrap(), &guest.model, &format!("{left:?}"));
     }
 }
 

@@ -262,9 +262,11 @@ commands! {
     }
 
     /// Copies the disk into `target`, a file or the URI of an NBD export, and keeps it equal until `job-complete` moves the
-    /// guest there. Of the `top` alone `target` becomes an overlay of what the guest's layer lies on. With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped,
-    /// or the server was, the mirror goes on with the target from there. With `compare` it is ready once all of the target was
-    /// compared with the disk.
+    /// guest there. Of the `top` alone `target` becomes an overlay of what the guest's layer lies on.
+    ///
+    /// With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped, or the server
+    /// was, the mirror goes on with the target from there. With `compare` it is ready once all of the target was compared with
+    /// the disk; where `resume` meets a raw target it is so unless `compare` is false.
     DriveMirror {
         job_id: Option<String>,
         device: String,
@@ -275,7 +277,7 @@ commands! {
         copy_mode: Option<CopyMode>,
         granularity: Option<u64>,
         resume: Option<String>,
-        #[serde(default)] compare: bool,
+        compare: Option<bool>,
         #[serde(default)] speed: u64,
         #[serde(default)] on_source_error: OnError,
         #[serde(default)] on_target_error: OnError,
@@ -294,11 +296,10 @@ commands! {
         if !granularity.is_power_of_two() || !(512..=64 << 20).contains(&granularity) {
             return Err(Failure::generic("'granularity' must be a power of 2 in range [512, 64M]"));
         }
-        let wanted = MirrorOptions { granularity, pace, compare: it.compare, ..usual };
+        // A raw target cannot say that it is the one that was left.
+        let compare = it.compare.unwrap_or(it.resume.is_some() && it.format == TargetFormat::Raw);
+        let wanted = MirrorOptions { granularity, pace, compare, ..usual };
         let mode = match (&it.resume, it.mode) {
-            (Some(_), _) if it.format == TargetFormat::Raw => {
-                return Err(Failure::generic("a raw target cannot say what it is: only an LVD image is resumed"));
-            }
             (Some(_), _) => TargetMode::Resumed,
             (None, Mode::Existing) => TargetMode::Existing,
             (None, Mode::AbsolutePaths) => TargetMode::New,

@@ -25,7 +25,7 @@ pub enum TargetMode {
     Existing,
     /// It is there, and is kept as it is.
     Kept,
-    /// It is an LVD image that a mirror before has left, and kept as it is; if there is none, it is made.
+    /// It is what a mirror before has left, and kept as it is; if there is none it is made, an empty file if it is to be raw.
     Resumed,
 }
 

@@ -65,12 +65,6 @@ fn errors_are_one_clear_line() {
         ),
         (
             "drive-mirror",
-            json!({ "device": "disk", "target": "t", "sync": "full", "format": "raw", "resume": "b" }),
-            generic,
-            "only an LVD image is resumed",
-        ),
-        (
-            "drive-mirror",
             json!({ "device": "disk", "target": "there", "sync": "full", "resume": "b" }),
             generic,
             "there",

@@ -204,6 +204,49 @@ fn a_mirror_goes_on_in_the_next_server() {
     assert_eq!(bitmaps, json!([]), "the bitmap has gone with the job");
 }
 
+/// The same into a raw export of another server, when the first one was killed.
+#[test]
+fn a_mirror_into_an_export_goes_on_after_a_kill() {
+    let place = Place::new();
+    let model = overlay(&place);
+    let raw = place.file("far.raw", &vec![0xee; SIZE]);
+    let far = Server::launch(&place, crate::common::lvd(), "far", &["-f", "raw", "-x", "far", "far.raw"]);
+    let uri = format!("nbd+unix:///far?socket={}", far.nbd.display());
+    let mirror = json!({
+        "device": "disk", "target": uri, "format": "raw", "sync": "full", "resume": "lacking", "copy-mode": "background",
+    });
+    let mut server = Server::start(&place);
+    let mut monitor = server.monitor();
+    monitor.ok("drive-mirror", mirror.clone());
+    monitor.until("BLOCK_JOB_READY");
+    // What it writes from here on stays behind.
+    monitor.ok("block-job-set-speed", json!({ "device": "disk", "speed": 1 }));
+    let guest = Guest::start(&server, model);
+    guest.go_on();
+    guest.end();
+    server.signal("KILL");
+    server.end();
+    // What was written and not flushed may be gone.
+    let model = content(&place.path("disk.lvd"));
+    assert!(std::fs::read(&raw).expect("read") != model, "the target lacks something");
+    let bitmaps = lvd!("bitmap", "list", "--json", place.path("disk.lvd")).ok().json();
+    let lacking = bitmaps[0]["dirty-bytes"].as_u64().unwrap_or_else(|| panic!("{bitmaps}"));
+
+    let server = Server::start(&place);
+    let mut monitor = server.monitor();
+    monitor.ok("drive-mirror", mirror);
+    let ready = monitor.until("BLOCK_JOB_READY");
+    // All was compared.
+    let copied = ready["offset"].as_u64().expect("a number") - SIZE as u64;
+    assert!(copied > 0 && copied <= lacking && lacking < SIZE as u64 / 2, "{copied} of {lacking} bytes were copied");
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    server.stop().ok();
+    far.stop().ok();
+    same(&std::fs::read(&raw).expect("read"), &model, "the target");
+    assert_eq!(lvd!("bitmap", "list", "--json", place.path("disk.lvd")).ok().json(), json!([]));
+}
+
 /// Changes a byte behind everybody's back.
 fn spoil(place: &Place, name: &str, at: u64) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(place.path(name)).expect("opened");
@@ -274,7 +317,7 @@ fn comparisons() {
     same(&std::fs::read(place.path("copy.raw")).expect("read"), &model, "the target");
 }
 
-/// The guest's layer alone moves, and lies on what it lay on.
+/// The guest's layer alone moves, and lies on what it lay on, into which it can be merged.
 #[test]
 fn the_top_moves_alone() {
     let place = Place::new();
@@ -285,8 +328,7 @@ fn the_top_moves_alone() {
     let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
     guest.go_on();
     let target = place.path("other/top.lvd");
-    let mirror = ["job", "mirror", "--sync", "top", "--control"];
-    lvd!(mirror[0], mirror[1], mirror[2], mirror[3], mirror[4], &server.control, "disk", &target).ok();
+    lvd!("job", "mirror", "--sync", "top", "--control", &server.control, "disk", &target).ok();
     let ready = monitor.until("BLOCK_JOB_READY");
     assert!(ready["offset"].as_u64() < Some(SIZE as u64), "the parent's is not copied: {ready}");
     guest.go_on();
@@ -294,11 +336,26 @@ fn the_top_moves_alone() {
     monitor.until("BLOCK_JOB_COMPLETED");
     assert_eq!(monitor.layers(), ["top.lvd", "base.lvd"]);
     guest.go_on();
-    let model = guest.end();
-    server.stop().ok();
     assert!(std::fs::read(place.path("base.lvd")).expect("read") == base, "the parent has changed");
     std::fs::remove_file(place.path("disk.lvd")).expect("removed");
+    let model = guest.end();
+    server.stop().ok();
     holds(&place, "other/top.lvd", &model);
+    let server = Server::launch(&place, crate::common::lvd(), "moved", &["-x", "disk", "other/top.lvd"]);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    monitor.ok("drive-mirror", json!({ "device": "disk", "target": "back.lvd", "sync": "top" }));
+    monitor.until("BLOCK_JOB_READY");
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    monitor.ok("block-commit", json!({ "device": "disk" }));
+    monitor.until("BLOCK_JOB_READY");
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    assert_eq!(monitor.layers(), ["base.lvd"]);
+    guest.go_on();
+    let model = guest.end();
+    server.stop().ok();
+    holds(&place, "base.lvd", &model);
 }
 
 /// The guest moves to an export of another server, and what it writes from then on is there.

@@ -722,9 +722,9 @@ pub enum Job {
         /// from there.
         #[arg(long, value_name = "NAME", conflicts_with = "sync")]
         resume: Option<String>,
-        /// Compare all of TARGET with the disk before the job is ready.
-        #[arg(long)]
-        compare: bool,
+        /// Compare all of TARGET with the disk before the job is ready (default: if TARGET is raw and there is --resume).
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        compare: Option<bool>,
         #[arg(value_name = "TARGET")]
         target: PathBuf,
     },
