@@ -78,6 +78,17 @@ pub enum Error {
         /// The earlier failure.
         cause: String,
     },
+    /// A copy is not what it was copied from, and nobody is about to make it so: bytes were lost or changed on the way, by
+    /// the host, or by somebody else.
+    #[error("{file}: byte {at} of the disk is not that of {from}, of which it is a copy")]
+    Differs {
+        /// The copy, as its storage names it.
+        file: String,
+        /// What was copied.
+        from: String,
+        /// The offset in the disk of the first byte that differs.
+        at: u64,
+    },
     /// The caller cancelled the job.
     #[error("cancelled")]
     Cancelled,
@@ -113,7 +124,8 @@ impl Error {
             | Error::Locked { file, .. }
             | Error::NoSpace { file }
             | Error::Io { file, .. }
-            | Error::Poisoned { file, .. } => Some(file),
+            | Error::Poisoned { file, .. }
+            | Error::Differs { file, .. } => Some(file),
             Error::Invalid(_) | Error::Denied(_) | Error::Cancelled => None,
         }
     }

@@ -115,6 +115,8 @@ mistakes! {
     PivotBesideRequests "a pivot does not wait for requests that are under way on the source"
     UnannouncedWrites "writes under way do not count when another one asks whether the lag has room"
     ForgottenUnderWay "a sync bitmap forgets a change that is made, but not marked as behind yet"
+    ComparedUnheld "a comparison does not hold what it compares against writes to both disks"
+    DifferenceBelieved "a comparison believes a difference that a write under way is about to mark"
     CopyAfterEnd "a pivot that is under way goes on copying after the mirror was given up"
     NoLastLook "what fell behind before the guest was held is not copied"
     FinishUnchecked "a target whose last barrier failed is pivoted to"

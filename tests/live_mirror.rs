@@ -14,7 +14,7 @@
 //! | 37, convergence | `every_load_converges_but_in_the_background` |
 //! | 38, the pace is changed | `the_pace_is_changed_while_the_guest_writes` |
 //! | 39, small zeros | `zeros_smaller_than_a_granule_are_mirrored` |
-//! | 40, targets | `targets_of_another_size_are_refused`, `old_bytes_of_the_target_do_not_survive`; the top alone: at rest, `jobs::tests::jobs::mirror_copies_everything_or_the_top` |
+//! | 40, targets | `targets_of_another_size_are_refused`, `old_bytes_of_the_target_do_not_survive`; the top alone: `the_top_alone_is_mirrored`, `a_mirror_of_the_top_needs_the_same_parent`; at rest, `jobs::tests::jobs::mirror_copies_everything_or_the_top` |
 //! | 41, odd lengths | `disks_of_odd_lengths_are_mirrored` |
 //! | 42, a resize, a pivot that fails | `while_a_mirror_runs_nothing_else_touches_the_layers`, `a_target_that_fails_costs_the_guest_nothing`, `a_mirror_whose_barrier_fails_is_never_ready` |
 //! | 43, a mirror onto itself | `a_disk_is_not_mirrored_onto_itself` |
@@ -22,20 +22,22 @@
 //! | 45, several disks at once | `live_group.rs`; the crash scenario `live pivot of a group`; `control`, `guests_move_together` |
 //! | 46, another host | `control`, `a_pivot_to_another_server`; `nbd`, `remote` |
 //! | 47, a power cut of the target | `a_live_mirror_may_be_killed_anywhere`: until the pivot the target says that it is no copy |
-//! | 71 and 72, a restart | `interleavings`, `mirrors_that_are_taken_up_again`; `kill.rs`, `mirror_resumed`; the crash scenarios `mirror, resumed` |
-//! | 48, compare at READY | `a_target_is_compared_with_its_source_before_the_pivot`; beside writes: not yet, a compare does not hold the granules |
+//! | 71 and 72, a restart | into a raw file `a_raw_target_is_taken_up_again`; `control`, `a_mirror_into_an_export_goes_on_after_a_kill`; `interleavings`, `mirrors_that_are_taken_up_again`; `kill.rs`, `mirror_resumed`; the crash scenarios `mirror, resumed` |
+//! | 48, compare at READY | `a_target_is_compared_with_its_source_before_the_pivot`; beside writes `a_comparison_beside_a_guest_finds_what_is_there_and_nothing_else`, `a_comparison_holds_a_gentle_piece_and_no_more`, `a_comparison_keeps_to_the_speed`, `what_a_comparison_found_is_copied_by_the_next_run`; `interleavings`, `mirrors_that_are_compared`; `control`, `comparisons` |
 
 mod common;
 mod live;
 
 use common::Random;
 use live::*;
+use lvd::image::Image;
 use lvd::jobs::compare;
-use lvd::live::{Disk, LiveMirror, Pace};
-use lvd::storage::{FileId, LockMode, MemoryStorage, Storage};
+use lvd::live::{Disk, LiveMirror, MirrorOptions, Pace};
+use lvd::storage::{FileId, Host, LockMode, MemoryStorage, Storage};
 use lvd::{BlockDevice, Error, Violation};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes that a mirror copies together.
 const GRANULE: u64 = 64 * KIB;
@@ -638,6 +640,92 @@ fn old_bytes_of_the_target_do_not_survive() {
     }
 }
 
+/// Story 40, `sync: top`. Found: a target that lacks what the guest wrote meanwhile, that holds what the parent has, or that
+/// lies on something else; a guest that cannot merge down afterwards.
+#[test]
+fn the_top_alone_is_mirrored() {
+    const BLOCKS: u64 = 64;
+    for (number, pace) in PACES.into_iter().cycle().take(9).enumerate() {
+        let base: String = "A".repeat(BLOCKS as usize);
+        let top = "-C".to_owned() + &"-".repeat(BLOCKS as usize - 2);
+        let files = layers(&[&top, &base]);
+        let disk = files.serve("layer0.lvd", 1);
+        let (mut guest, mut random) = (Guest::new(&*disk), Random::new(number as u64));
+        let target = files.target_on("target.lvd", "layer1.lvd", BLOCKS * BLOCK, 12);
+        if number % 2 == 1 {
+            // What an earlier run left there.
+            target.write_at(&[0xee; 3 * BLOCK as usize], 30 * BLOCK).unwrap();
+        }
+        let options = MirrorOptions { granularity: BLOCK, pace, compare: true, ..MirrorOptions::default() };
+        let mirror = disk.mirror_top(&target, &options).unwrap();
+        drop(target);
+        let held = |at| disk.extent(at, at + BLOCK).unwrap().depth == 0;
+        while mirror.progress().behind > 0 {
+            mirror.step(4 * BLOCK).unwrap();
+            if random.below(4) == 0 {
+                let at = random.below(BLOCKS / 2) * BLOCK + random.below(BLOCK);
+                guest.write(at..at + 1 + random.below(2 * BLOCK), number as u8);
+                guest.zero(at + 700..at + 900);
+            }
+        }
+        until_ready(&mirror);
+        guest.write(40 * BLOCK + 5..41 * BLOCK + 5, 9);
+        let before: Vec<bool> = (0..BLOCKS).map(|block| held(block * BLOCK)).collect();
+        match number % 3 {
+            0 => {
+                let split = disk.split(&mirror).unwrap();
+                assert_eq!(disk.chain().name(), "layer0.lvd");
+                same(&content(&*split), &guest.model, "the copy");
+                continue;
+            }
+            _ => drop(disk.pivot(&mirror).unwrap()),
+        }
+        assert_eq!(
+            disk.chain().layers.iter().map(|layer| layer.name()).collect::<Vec<_>>(),
+            ["target.lvd", "layer1.lvd"]
+        );
+        let after: Vec<bool> = (0..BLOCKS).map(|block| held(block * BLOCK)).collect();
+        // A block that an earlier run left has to be held, too.
+        let more = |block: usize| number % 2 == 1 && (30..33).contains(&block);
+        assert!(
+            (0..BLOCKS as usize).all(|block| after[block] == before[block] || more(block)),
+            "{pace:?}: {before:?}, {after:?}"
+        );
+        assert!(before.iter().any(|held| *held) && before.iter().any(|held| !held));
+        guest.check_all();
+        if number % 3 == 1 {
+            guest.write(50 * BLOCK..51 * BLOCK, 10);
+            let merge = disk.merge_active(1).unwrap();
+            until_ready(&merge);
+            disk.pivot(&merge).unwrap();
+            guest.check_all();
+        }
+        disk.close().unwrap();
+        let name = if number % 3 == 1 { "layer1.lvd" } else { "target.lvd" };
+        same(&files.view(name).unwrap(), &guest.model, name);
+    }
+}
+
+/// Story 40. Found: a copy of the top on what is not the top's parent.
+#[test]
+fn a_mirror_of_the_top_needs_the_same_parent() {
+    let files = layers(&["-C--", "AAAA"]);
+    files.image("other.lvd", 4 * BLOCK);
+    let disk = files.serve("layer0.lvd", 0);
+    let options = MirrorOptions::default();
+    let strange = files.target_on("strange.lvd", "other.lvd", 4 * BLOCK, 12);
+    denied(disk.mirror_top(&strange, &options), &["strange.lvd", "the source's parent"]);
+    denied(disk.mirror_top(&files.target("alone.lvd", 4 * BLOCK), &options), &["alone.lvd", "the source's parent"]);
+    let on_itself = files.target_on("on.lvd", "layer0.lvd", 4 * BLOCK, 12);
+    denied(disk.mirror_top(&on_itself, &options), &["on.lvd", "lies on the disk itself"]);
+    files.add("raw.raw");
+    denied(disk.mirror_top(&files.open("raw.raw", 0).unwrap(), &options), &["raw.raw", "not an LVD image"]);
+    files.image("whole.lvd", 4 * BLOCK);
+    let whole = files.serve("whole.lvd", 0);
+    denied(whole.mirror_top(&files.target("copy.lvd", 4 * BLOCK), &options), &["the source's parent"]);
+    disk.close().unwrap();
+}
+
 /// Story 41. Found: a disk smaller than a granule, a last part that is lost or makes the target longer; a mirror of
 /// nothing that is never ready.
 #[test]
@@ -801,22 +889,236 @@ fn a_target_is_compared_with_its_source_before_the_pivot() {
     disk.pivot(&mirror).unwrap();
 }
 
+/// Compares until that is over.
+fn until_compared(mirror: &LiveMirror) {
+    while mirror.progress().to_compare > 0 {
+        mirror.step(MIB).unwrap();
+    }
+}
+
+/// Changes one byte of the disk in `file`, as a failing host does: nobody is told.
+fn spoil(file: &Staged, at: u64) {
+    let at = Image::read_header(file).unwrap().data_offset + at;
+    let mut byte = [0];
+    file.read_at(&mut byte, at).unwrap();
+    file.write_at(&[!byte[0]], at).unwrap();
+}
+
+/// Compares until something is found.
+fn find(mirror: &LiveMirror) -> Error {
+    loop {
+        match mirror.step(MIB) {
+            Ok(progress) => assert!(progress.to_compare > 0, "nothing is found"),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Story 48; ORD-99. Found: a difference that is none, one that is not found, one that is called by a wrong name; a pivot
+/// before all was compared; a granule that is compared and not repaired.
+#[test]
+fn a_comparison_beside_a_guest_finds_what_is_there_and_nothing_else() {
+    const SIZE: u64 = 3 * MIB + 700;
+    for pace in PACES {
+        let (files, disk) = scene(SIZE);
+        let mirror = mirror(&files, &disk, pace);
+        until_ready(&mirror);
+        for round in 1..=3 {
+            Guests { disk: &*disk, count: 3, size: SIZE }.during(|| {
+                mirror.compare().unwrap();
+                for _ in 0..3 {
+                    denied(disk.pivot(&mirror), &["mirror", "compared"]);
+                    denied(disk.split(&mirror), &["mirror", "compared"]);
+                    mirror.step(MIB).unwrap();
+                }
+                until_compared(&mirror);
+            });
+            assert_eq!(mirror.progress().compared, round * SIZE);
+        }
+        while mirror.progress().behind > 0 {
+            mirror.step(MIB).unwrap();
+        }
+        for at in [0, 2 * MIB + 12_345, SIZE - 1] {
+            spoil(&files.file("target.lvd"), at);
+            mirror.compare().unwrap();
+            let error = find(&mirror);
+            assert!(matches!(error, Error::Differs { at: found, .. } if found == at), "{error}");
+            let told = error.to_string();
+            assert!(["target.lvd", "source.lvd", &at.to_string()].iter().all(|word| told.contains(word)), "{told}");
+            denied(disk.pivot(&mirror), &["compared"]);
+            // Asked to go on it brings the place again.
+            until_compared(&mirror);
+        }
+        let end = content(&*disk);
+        disk.pivot(&mirror).unwrap();
+        disk.close().unwrap();
+        same(&files.view("target.lvd").unwrap(), &end, &format!("{pace:?}"));
+    }
+}
+
+/// Story 48, asked for at the start: READY comes after it. Found: a mirror that is ready and was not compared; a byte that
+/// was lost after its copy.
+#[test]
+fn a_mirror_that_is_to_be_compared_is_ready_afterwards() {
+    const SIZE: u64 = 2 * MIB;
+    for spoilt in [false, true] {
+        let (files, disk) = scene(SIZE);
+        let options = MirrorOptions { compare: true, ..MirrorOptions::default() };
+        let mirror = disk.mirror_with(files.target("target.lvd", SIZE), &options).unwrap();
+        while mirror.progress().behind > 0 {
+            mirror.step(MIB).unwrap();
+        }
+        if spoilt {
+            spoil(&files.file("target.lvd"), SIZE - 1);
+            assert!(matches!(find(&mirror), Error::Differs { at, .. } if at == SIZE - 1));
+        }
+        let progress = mirror.progress();
+        assert!(!progress.ready && progress.to_compare > 0, "{progress:?}");
+        denied(disk.pivot(&mirror), &["not ready"]);
+        until_ready(&mirror);
+        let progress = mirror.progress();
+        assert!(progress.to_compare == 0 && progress.compared == SIZE, "{progress:?}");
+        disk.pivot(&mirror).unwrap();
+        assert!(matches!(mirror.compare(), Err(Error::Cancelled)));
+    }
+}
+
+/// Story 48. Found: a comparison that keeps a guest off more than it reads at once, or off nothing.
+#[test]
+fn a_comparison_holds_a_gentle_piece_and_no_more() {
+    const PIECE: u64 = 256 * KIB;
+    let (files, disk) = scene(2 * MIB);
+    let mirror = mirror(&files, &disk, Pace::default());
+    until_ready(&mirror);
+    mirror.compare().unwrap();
+    let target = files.file("target.lvd");
+    disk.write_at(&[1; 512], MIB).unwrap();
+    let held = target.hold(Kind::Read, 0..GRANULE);
+    std::thread::scope(|scope| {
+        let step = scope.spawn(|| mirror.step(MIB).unwrap());
+        held.reached();
+        disk.write_at(&[2; 512], PIECE).unwrap();
+        let writer = scope.spawn(|| disk.write_at(&[3; 512], PIECE - 512).unwrap());
+        a_moment(&writer);
+        assert!(!writer.is_finished(), "what is compared changes meanwhile");
+        held.release();
+        writer.join().unwrap();
+        assert_eq!(step.join().unwrap().compared, PIECE);
+    });
+    until_compared(&mirror);
+    disk.pivot(&mirror).unwrap();
+}
+
+/// Story 48. Found: a comparison that reads as fast as it can, whatever the user says.
+#[test]
+fn a_comparison_keeps_to_the_speed() {
+    let (files, disk) = scene(4 * MIB);
+    let mirror = mirror(&files, &disk, Pace::default());
+    mirror.set_share(100);
+    until_ready(&mirror);
+    mirror.compare().unwrap();
+    mirror.set_speed(MIB);
+    assert_eq!(mirror.step(MIB).unwrap().compared, MIB);
+    let progress = mirror.step(MIB).unwrap();
+    assert!(progress.compared == MIB && progress.wait.is_some(), "{progress:?}");
+    files.clock.sleep(Duration::from_secs(1));
+    assert_eq!(mirror.step(MIB).unwrap().compared, 2 * MIB);
+}
+
+/// Story 48, of a mirror that goes on after a restart; SYN-01. Found: a difference that was found, and that the bitmap
+/// does not tell the next run of.
+#[test]
+fn what_a_comparison_found_is_copied_by_the_next_run() {
+    const SIZE: u64 = 2 * MIB;
+    for restart in [false, true] {
+        let (files, disk) = scene(SIZE);
+        let begin = |target| disk.mirror_resumable(target, "copy", 16, &MirrorOptions::default()).unwrap();
+        let mut mirror = begin(files.target("target.lvd", SIZE));
+        until_ready(&mirror);
+        spoil(&files.file("target.lvd"), 5 * GRANULE + 1);
+        mirror.compare().unwrap();
+        assert!(matches!(find(&mirror), Error::Differs { at, .. } if at == 5 * GRANULE + 1));
+        if restart {
+            disk.abandon(&mirror).unwrap().close().unwrap();
+            mirror = begin(files.open_marked("target.lvd"));
+        }
+        let before = mirror.progress().copied;
+        until_ready(&mirror);
+        until_compared(&mirror);
+        assert_eq!(mirror.progress().copied - before, GRANULE, "restart: {restart}");
+        let end = content(&*disk);
+        disk.pivot(&mirror).unwrap();
+        disk.close().unwrap();
+        same(&files.view("target.lvd").unwrap(), &end, "the target");
+    }
+}
+
+/// Story 71; SYN-01. Found: a raw target that is copied whole again, or not whole though it is another one.
+#[test]
+fn a_raw_target_is_taken_up_again() {
+    const SIZE: u64 = 2 * MIB + 700;
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Left {
+        AsItWas,
+        OfAnotherSize,
+        Replaced,
+    }
+    for left in [Left::AsItWas, Left::OfAnotherSize, Left::Replaced] {
+        let (files, disk) = scene(SIZE);
+        let mut guest = Guest::new(&*disk);
+        guest.write(0..SIZE, 1);
+        let options = MirrorOptions { compare: true, ..MirrorOptions::default() };
+        let begin = || disk.mirror_resumable(files.open("target.raw", 0).unwrap(), "copy", 16, &options).unwrap();
+        let raw = files.add("target.raw");
+        let mirror = begin();
+        while mirror.progress().copied < MIB {
+            mirror.step(GRANULE).unwrap();
+        }
+        mirror.save().unwrap();
+        drop(disk.abandon(&mirror).unwrap());
+        guest.write(GRANULE - 1..GRANULE + 1, 2);
+        match left {
+            Left::AsItWas => {}
+            Left::OfAnotherSize => raw.set_size(SIZE - 1).unwrap(),
+            Left::Replaced => raw.write_at(&[0; SIZE as usize], 0).unwrap(),
+        }
+        let mirror = begin();
+        if left == Left::Replaced {
+            assert!(matches!(find(&mirror), Error::Differs { at: found, .. } if found == 2 * GRANULE));
+            denied(disk.pivot(&mirror), &["not ready"]);
+            drop(disk.abandon(&mirror).unwrap());
+            continue;
+        }
+        until_ready(&mirror);
+        let lacked = if left == Left::AsItWas { SIZE - MIB + 2 * GRANULE } else { SIZE };
+        assert_eq!(mirror.progress().copied, lacked, "{left:?}");
+        disk.pivot(&mirror).unwrap();
+        guest.check_all();
+        disk.close().unwrap();
+        same(&files.view("target.raw").unwrap(), &guest.model, &format!("{left:?}"));
+    }
+}
+
 /// Stories 31 and 47; ORD-90, CHN-06. The process is killed at each change of any file in turn. Found: a target that
 /// opens and is not the disk, a source that lost a flushed write, a moment at which neither is the disk.
 #[test]
 fn a_live_mirror_may_be_killed_anywhere() {
-    for (number, pace) in PACES.into_iter().enumerate() {
+    let paces = PACES.into_iter().enumerate();
+    for ((number, pace), top) in paces.flat_map(|pace| [(pace, false), (pace, true)]) {
         let scene = layers(&["-D----------", "-----EE-----"]);
         let before = scene.view("layer0.lvd").unwrap();
         for changes in 0.. {
             let fuse = Fuse::new(changes);
             let files = scene.copy(&Fuse::endless());
-            drop(files.target("target.lvd", 12 * BLOCK));
+            match top {
+                true => drop(files.target_on("target.lvd", "layer1.lvd", 12 * BLOCK, 12)),
+                false => drop(files.target("target.lvd", 12 * BLOCK)),
+            }
             let files = files.copy(&fuse);
             let mut guest = Mortal::new(before.clone(), changes % 7);
             let (disk, target) = (files.serve("layer0.lvd", 0), files.open_marked("target.lvd"));
             let mut over = false;
-            let ran = mirror_beside(&disk, target, &mut guest, pace, number == 0, &mut over);
+            let ran = mirror_beside(&disk, target, top, &mut guest, pace, number == 0, &mut over);
             let finished = ran.is_ok() && !fuse.burnt();
             let (pivoted, split) = (over && number > 0, over && number == 0);
             let files = files.copy(&Fuse::endless());
@@ -844,12 +1146,16 @@ fn a_live_mirror_may_be_killed_anywhere() {
 fn mirror_beside(
     disk: &Disk,
     target: lvd::chain::Chain,
+    top: bool,
     guest: &mut Mortal,
     pace: Pace,
     split: bool,
     over: &mut bool,
 ) -> lvd::Result<()> {
-    let mirror = disk.mirror(target)?;
+    let mirror = match top {
+        true => disk.mirror_top(&target, &MirrorOptions::default())?,
+        false => disk.mirror(target)?,
+    };
     mirror.set_pace(pace);
     loop {
         guest.act(disk)?;

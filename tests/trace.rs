@@ -94,6 +94,7 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("ORD-06", Test("a_raw_device_stays_failed")),
     ("ORD-07", CRASHES),
     ("ORD-98", Test("what_is_pulled_stays_as_it_was")),
+    ("ORD-99", Test("a_comparison_beside_a_guest_finds_what_is_there_and_nothing_else")),
     ("PAG-02", Reading),
     ("PAG-03", Reading),
     ("PAG-04", Reading),

@@ -58,6 +58,7 @@ const COMMANDS: &[Entry] = &[
     ("drive-backup", perform::<DriveBackup>),
     ("drive-mirror", perform::<DriveMirror>),
     ("job-cancel", perform::<JobCancel>),
+    ("job-compare", perform::<JobCompare>),
     ("job-complete", perform::<JobComplete>),
     ("job-complete-together", perform::<JobCompleteTogether>),
     ("job-dismiss", perform::<JobDismiss>),
@@ -146,6 +147,13 @@ commands! {
     JobComplete { id: String } |it, server| complete(server, &it.id)
 
     BlockJobComplete { device: String } |it, server| complete(server, &it.device)
+
+    /// Compares the target of a ready mirror with its source, beside the guest. Until all was found equal the job does not
+    /// end in one; a difference is an error of the target's.
+    JobCompare { id: String } |it, server| {
+        server.jobs.find(&it.id)?.compare()?;
+        done()
+    }
 
     /// Moves the guests of several ready mirrors as one decision, which is written to the new file `group`: after a crash all
     /// have moved, or none.
@@ -255,18 +263,22 @@ commands! {
     }
 
     /// Copies the disk into `target`, a file or the URI of an NBD export, and keeps it equal until `job-complete` moves the
-    /// guest there. With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped,
-    /// or the server was, the mirror goes on with the target from there.
+    /// guest there. Of the `top` alone `target` becomes an overlay of what the guest's layer lies on.
+    ///
+    /// With `resume` a bitmap of that name keeps what the target lacks: called again after the job was stopped, or the server
+    /// was, the mirror goes on with the target from there. With `compare` it is ready once all of the target was compared with
+    /// the disk; where `resume` meets a raw target it is so unless `compare` is false.
     DriveMirror {
         job_id: Option<String>,
         device: String,
         target: String,
         #[serde(default = "lvd_format")] format: TargetFormat,
         #[serde(default)] mode: Mode,
-        #[serde(rename = "sync")] _sync: MirrorSync,
+        sync: MirrorSync,
         copy_mode: Option<CopyMode>,
         granularity: Option<u64>,
         resume: Option<String>,
+        compare: Option<bool>,
         #[serde(default)] speed: u64,
         #[serde(default)] on_source_error: OnError,
         #[serde(default)] on_target_error: OnError,
@@ -285,26 +297,33 @@ commands! {
         if !granularity.is_power_of_two() || !(512..=64 << 20).contains(&granularity) {
             return Err(Failure::generic("'granularity' must be a power of 2 in range [512, 64M]"));
         }
-        let wanted = MirrorOptions { granularity, pace, ..usual };
+        // A raw target cannot say that it is the one that was left.
+        let compare = it.compare.unwrap_or(it.resume.is_some() && it.format == TargetFormat::Raw);
+        let wanted = MirrorOptions { granularity, pace, compare, ..usual };
         let mode = match (&it.resume, it.mode) {
-            (Some(_), _) if it.format == TargetFormat::Raw => {
-                return Err(Failure::generic("a raw target cannot say what it is: only an LVD image is resumed"));
-            }
             (Some(_), _) => TargetMode::Resumed,
             (None, Mode::Existing) => TargetMode::Existing,
             (None, Mode::AbsolutePaths) => TargetMode::New,
         };
+        if it.sync == MirrorSync::Top && (it.format == TargetFormat::Raw || mode != TargetMode::New) {
+            return Err(Failure::generic("the target of a mirror of the top is a new LVD image"));
+        }
         begin(server, &it.device, it.job_id, options, |device, chain| {
             let (mut mirror, mut files) = (None, Files::default());
-            server.files.target(&it.target, it.format, chain.size(), mode, &mut |target| {
+            let mut mirrored = |target: Chain| {
                 let disk = &device.disk;
-                files = Files::of(&target.layers);
-                mirror = Some(match &it.resume {
-                    Some(name) => disk.mirror_resumable(target, name, SYNC_GRANULE, &wanted)?,
-                    None => disk.mirror_with(target, &wanted)?,
+                files = Files::of(&target.layers[..1]);
+                mirror = Some(match (it.sync, &it.resume) {
+                    (MirrorSync::Top, _) => disk.mirror_top(&target, &wanted)?,
+                    (MirrorSync::Full, Some(name)) => disk.mirror_resumable(target, name, SYNC_GRANULE, &wanted)?,
+                    (MirrorSync::Full, None) => disk.mirror_with(target, &wanted)?,
                 });
                 Ok(())
-            })?;
+            };
+            match it.sync {
+                MirrorSync::Full => server.files.target(&it.target, it.format, chain.size(), mode, &mut mirrored)?,
+                MirrorSync::Top => server.files.beside(&it.target, chain, &mut mirrored)?,
+            }
             mirror.map(|mirror| Course::Mirror { mirror, base: None, target: files }).ok_or(Error::Cancelled)
         })
     }
@@ -325,10 +344,13 @@ pub(super) enum Mode {
 }
 
 /// How much of a disk is mirrored.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum MirrorSync {
+    /// All of it.
     Full,
+    /// The guest's layer.
+    Top,
 }
 
 /// What writes of the guest do that meet what was copied already. Without it a mirror does what converges.

@@ -120,7 +120,8 @@ impl Course {
             Course::Pull(pull) => (pull.device().copied_before(), pull.device().copied_before()),
             Course::Mirror { mirror, .. } => {
                 let progress = mirror.progress();
-                (progress.copied, progress.copied + progress.behind)
+                let done = progress.copied + progress.compared;
+                (done, done + progress.behind + progress.to_compare)
             }
         }
     }
@@ -140,6 +141,24 @@ impl Course {
             Course::Once { job, .. } => job.retry(),
             Course::Mirror { .. } => true,
             Course::Pull(_) => false,
+        }
+    }
+
+    /// Begins to hold what keeps up with the guest against the guest's disk.
+    pub(super) fn compare(&self) -> Result<()> {
+        match self {
+            Course::Mirror { mirror, .. } => mirror.compare(),
+            Course::Once { .. } | Course::Pull(_) => {
+                Err(Error::Invalid(format!("a {} has nothing to compare", self.kind())))
+            }
+        }
+    }
+
+    /// Whether all was found equal that was to be.
+    pub(super) fn check_compared(&self) -> Result<()> {
+        match self {
+            Course::Mirror { mirror, .. } => mirror.check_compared(),
+            Course::Once { .. } | Course::Pull(_) => Ok(()),
         }
     }
 

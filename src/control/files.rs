@@ -26,7 +26,7 @@ pub enum TargetMode {
     Existing,
     /// It is there, and is kept as it is.
     Kept,
-    /// It is an LVD image that a mirror before has left, and kept as it is; if there is none, it is made.
+    /// It is what a mirror before has left, and kept as it is; if there is none it is made, an empty file if it is to be raw.
     Resumed,
 }
 
@@ -58,6 +58,12 @@ pub trait Files: Send + Sync {
         mode: TargetMode,
         then: &mut dyn FnMut(Chain) -> Result<()>,
     ) -> Result<()>;
+
+    /// Makes the new overlay `name`, with a copy mark, of what the top of `disk` lies on, and gives it to `then`.
+    ///
+    /// # Errors
+    /// The policy's, the host's, and those of `then`; `Invalid` if it lies on nothing.
+    fn beside(&self, name: &str, disk: &Chain, then: &mut dyn FnMut(Chain) -> Result<()>) -> Result<()>;
 
     /// Makes the new overlay `name`, of `size` bytes and with a copy mark, of the backup `previous`, and gives it to `then`.
     ///

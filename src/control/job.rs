@@ -488,23 +488,30 @@ impl Job {
         Ok(())
     }
 
+    /// Holds the target of a ready mirror against its source; until that is over it does not end in a copy.
+    pub(super) fn compare(&self) -> Result<(), Failure> {
+        let state = self.check("compare", &[Status::Ready])?;
+        self.check_goes_on(&state)?;
+        state.course.as_ref().map_or(Ok(()), |course| course.compare()).map_err(Failure::from)
+    }
+
     /// Ends a ready mirror with the guest on its target.
     pub(super) fn complete(&self) -> Result<(), Failure> {
-        let mut state = self.check("complete", &[Status::Ready])?;
+        let mut state = self.check_whole("complete")?;
         self.end(&mut state, End::Finish)
     }
 
     /// Whether [`complete_together`](Self::complete_together) would take it.
     pub(super) fn check_together(&self) -> Result<(), Failure> {
         match self.kind {
-            "mirror" => self.check("complete", &[Status::Ready]).map(drop),
+            "mirror" => self.check_whole("complete").map(drop),
             kind => Err(Failure::generic(format!("Job '{}': a {kind} does not move together with others", self.name))),
         }
     }
 
     /// Ends a ready mirror with the guest on its target, when those of the others are on theirs.
     pub(super) fn complete_together(&self, together: Arc<Together>) -> Result<(), Failure> {
-        let mut state = self.check("complete", &[Status::Ready])?;
+        let mut state = self.check_whole("complete")?;
         self.end(&mut state, End::FinishTogether(together))
     }
 
@@ -517,7 +524,10 @@ impl Job {
             Status::Ready if !force && self.kind == "commit" => {
                 Err(Failure::generic("a commit ends in 'job-complete', or is cancelled with force"))
             }
-            Status::Ready if !force && self.kind == "mirror" => self.end(&mut state, End::Split),
+            Status::Ready if !force && self.kind == "mirror" => {
+                self.check_compared(&state)?;
+                self.end(&mut state, End::Split)
+            }
             Status::Waiting => {
                 drop(state);
                 self.group.iter().for_each(|group| group.fail());
@@ -556,10 +566,15 @@ impl Job {
         }
     }
 
-    fn end(&self, state: &mut State, end: End) -> Result<(), Failure> {
-        if state.end.is_some() {
-            return Err(Failure::generic(format!("Job '{}' is about to end", self.name)));
+    fn check_goes_on(&self, state: &State) -> Result<(), Failure> {
+        match state.end {
+            Some(_) => Err(Failure::generic(format!("Job '{}' is about to end", self.name))),
+            None => Ok(()),
         }
+    }
+
+    fn end(&self, state: &mut State, end: End) -> Result<(), Failure> {
+        self.check_goes_on(state)?;
         state.end = Some(end);
         self.changed.notify_all();
         Ok(())
@@ -569,6 +584,17 @@ impl Job {
     fn check(&self, verb: &str, allowed: &[Status]) -> Result<MutexGuard<'_, State>, Failure> {
         let state = self.state();
         if allowed.contains(&state.status) { Ok(state) } else { Err(self.refusal(verb, state.status)) }
+    }
+
+    /// The state, if the job is ready and its target was found equal, if that was asked.
+    fn check_whole(&self, verb: &str) -> Result<MutexGuard<'_, State>, Failure> {
+        let state = self.check(verb, &[Status::Ready])?;
+        self.check_compared(&state)?;
+        Ok(state)
+    }
+
+    fn check_compared(&self, state: &State) -> Result<(), Failure> {
+        state.course.as_ref().map_or(Ok(()), |course| course.check_compared()).map_err(Failure::from)
     }
 
     fn refusal(&self, verb: &str, status: Status) -> Failure {

@@ -33,44 +33,6 @@ impl Compare {
     pub fn first_difference(&self) -> Option<u64> {
         Some(self.first.load(Ordering::Acquire)).filter(|first| *first != u64::MAX)
     }
-
-    /// The first difference in `range`, within the shorter of the two.
-    fn differs(&self, range: Range<u64>) -> Result<Option<u64>> {
-        let (mut left, mut right) = (Vec::new(), Vec::new());
-        let mut at = range.start;
-        while at < range.end {
-            let one = extent(&*self.one, at, range.end)?;
-            let other = extent(&*self.other, at, one.range.end)?;
-            let end = other.range.end;
-            let found = match (one.kind, other.kind) {
-                (ExtentKind::Zero, ExtentKind::Zero) => None,
-                (ExtentKind::Zero, ExtentKind::Data) => first_byte(&*self.other, at..end, &mut right)?,
-                (ExtentKind::Data, ExtentKind::Zero) => first_byte(&*self.one, at..end, &mut left)?,
-                (ExtentKind::Data, ExtentKind::Data) => self.differs_data(at..end, &mut left, &mut right)?,
-            };
-            if found.is_some() {
-                return Ok(found);
-            }
-            at = end;
-        }
-        Ok(None)
-    }
-
-    fn differs_data(&self, range: Range<u64>, left: &mut Vec<u8>, right: &mut Vec<u8>) -> Result<Option<u64>> {
-        let mut at = range.start;
-        while at < range.end {
-            let end = piece_end(at, range.end);
-            let (left, right) = (sized(left, &(at..end)), sized(right, &(at..end)));
-            self.one.read_at(left, at)?;
-            self.other.read_at(right, at)?;
-            if left != right {
-                let place = left.iter().zip(right.iter()).position(|(a, b)| a != b);
-                return Ok(place.map(|place| at + place as u64));
-            }
-            at = end;
-        }
-        Ok(None)
-    }
 }
 
 impl Work for Compare {
@@ -95,7 +57,7 @@ impl Work for Compare {
         let both = range.start.min(shorter)..range.end.min(shorter);
         let rest = range.start.max(shorter)..range.end.max(shorter);
         let longer = if one > other { &self.one } else { &self.other };
-        let mut found = self.differs(both)?;
+        let mut found = first_difference(&*self.one, &*self.other, both)?.0;
         if found.is_none() {
             found = first_byte(&**longer, rest, &mut Vec::new())?;
         }
@@ -108,6 +70,55 @@ impl Work for Compare {
     fn finish(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// The first byte of `range`, which both have, in which they differ; and the bytes that were read of either.
+pub(crate) fn first_difference(
+    one: &dyn BlockDevice,
+    other: &dyn BlockDevice,
+    range: Range<u64>,
+) -> Result<(Option<u64>, u64)> {
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let (mut at, mut read) = (range.start, 0);
+    while at < range.end {
+        let first = extent(one, at, range.end)?;
+        let second = extent(other, at, first.range.end)?;
+        let end = second.range.end;
+        let found = match (first.kind, second.kind) {
+            (ExtentKind::Zero, ExtentKind::Zero) => None,
+            (ExtentKind::Zero, ExtentKind::Data) => first_byte(other, at..end, &mut right)?,
+            (ExtentKind::Data, ExtentKind::Zero) => first_byte(one, at..end, &mut left)?,
+            (ExtentKind::Data, ExtentKind::Data) => differs_data(one, other, at..end, &mut left, &mut right)?,
+        };
+        read += if (first.kind, second.kind) == (ExtentKind::Zero, ExtentKind::Zero) { 0 } else { end - at };
+        if found.is_some() {
+            return Ok((found, read));
+        }
+        at = end;
+    }
+    Ok((None, read))
+}
+
+fn differs_data(
+    one: &dyn BlockDevice,
+    other: &dyn BlockDevice,
+    range: Range<u64>,
+    left: &mut Vec<u8>,
+    right: &mut Vec<u8>,
+) -> Result<Option<u64>> {
+    let mut at = range.start;
+    while at < range.end {
+        let end = piece_end(at, range.end);
+        let (left, right) = (sized(left, &(at..end)), sized(right, &(at..end)));
+        one.read_at(left, at)?;
+        other.read_at(right, at)?;
+        if left != right {
+            let place = left.iter().zip(right.iter()).position(|(a, b)| a != b);
+            return Ok(place.map(|place| at + place as u64));
+        }
+        at = end;
+    }
+    Ok(None)
 }
 
 /// The first byte of `range` that is not zero.

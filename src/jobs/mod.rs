@@ -33,6 +33,7 @@ mod tests;
 mod throttle;
 
 pub use backup::{Backup, Count};
+pub(crate) use compare::first_difference;
 pub use compare::{Compare, compare};
 pub use control::{Job, Progress, Work, drive};
 pub use differences::differences;

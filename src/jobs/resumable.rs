@@ -2,6 +2,7 @@
 //! (`spec/bitmaps.md`, section 9).
 
 use crate::chain::{Chain, Layer};
+use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::{BitmapState, Point, SectionKind, Uuid};
 use crate::image::{BitmapInfo, Image, NewBitmap, Trust};
@@ -28,6 +29,7 @@ pub(crate) struct Lacking {
     granularity_shift: u8,
     source: Vec<Layer>,
     target: Layer,
+    /// Whether it cannot be what a run before has left.
     fresh: bool,
     /// Whether this run is through with the bitmap. Held while the bitmap is frozen.
     ended: Mutex<bool>,
@@ -36,7 +38,8 @@ pub(crate) struct Lacking {
 impl ResumableMirror {
     /// Copies into `target` what the sync bitmap `name` of the source's top says that it lacks. If there is none, or it does
     /// not fit the target (SYN-01), all is copied, and a new one made, of granules of `2^granularity_shift` bytes. See
-    /// [`Mirror::full`] for `target` and `fresh`. A raw target is taken to be the one of the run before, unless `fresh`.
+    /// [`Mirror::full`] for `target` and `fresh`. A raw target is taken to be the one of the run before if it has the size of
+    /// the disk, unless `fresh`.
     ///
     /// # Errors
     /// As [`Mirror::full`]; `Denied` if the source's top is not open for writing; `Invalid` if it can keep no bitmaps, or has
@@ -57,6 +60,7 @@ impl ResumableMirror {
             return Err(Error::Invalid(format!("{}: the bitmap {name:?} {what}", image.name())));
         }
         let copy = Mirror::full(source.top(), target.clone(), fresh)?;
+        let fresh = fresh || matches!(target, Layer::Raw(_)) && target.size() != source.size();
         let (name, source, ended) = (name.to_owned(), source.layers.clone(), Mutex::default());
         let lacking = Arc::new(Lacking { image, name, granularity_shift, source, target, fresh, ended });
         Ok(ResumableMirror { copy, lacking, done: Mutex::default() })
@@ -191,6 +195,12 @@ impl Lacking {
         let stretches: Result<Vec<_>> = rest.into_iter().map(|range| self.stretches(range)).collect();
         self.image.merge_bitmap(&self.name, &stretches?.concat())?;
         self.image.hand_over_bitmap(&self.name)
+    }
+
+    /// The target lacks `range`, though it was copied: durably, so that this run or another one copies it again.
+    pub(crate) fn lacks(&self, range: Range<u64>) -> Result<()> {
+        let ended = lock(&self.ended);
+        if *ended { Ok(()) } else { self.image.merge_bitmap(&self.name, &[range]) }
     }
 
     /// On return this run writes no more to the bitmap, nor to the target's points, and another one may take them up.

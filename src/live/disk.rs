@@ -1,5 +1,6 @@
 //! What a guest holds on to, while layers come and go beneath it.
 
+use super::comparison::Sides;
 use super::mirror::{Change, LiveMirror, MirrorOptions, SHARE};
 use super::point::{Attached, LiveBackup, PointInTime, Pull};
 use crate::chain::{Chain, Layer};
@@ -202,7 +203,7 @@ impl Disk {
     pub fn mirror_with(&self, target: Chain, options: &MirrorOptions) -> Result<Arc<LiveMirror>> {
         self.mirror_into(target, |chain, top| {
             let work = Mirror::full(chain.top(), top.clone(), false)?;
-            Ok(self.live(work, None, top.device(), options))
+            Ok(self.live(work, None, Sides { source: chain.layer(0)?.clone(), target: top.clone() }, options))
         })
     }
 
@@ -222,7 +223,24 @@ impl Disk {
         self.mirror_into(target, |chain, top| {
             let work = ResumableMirror::new(chain, top.clone(), name, granularity_shift, false)?;
             let lacking = Some(work.lacking().clone());
-            Ok(self.live(work, lacking, top.device(), options))
+            Ok(self.live(work, lacking, Sides { source: chain.layer(0)?.clone(), target: top.clone() }, options))
+        })
+    }
+
+    /// As [`mirror_with`](Self::mirror_with), of the guest's layer alone: the top of `target` is an image on what that layer
+    /// lies on. A pivot leaves the guest on it, with the layers below that it has.
+    ///
+    /// # Errors
+    /// As [`mirror`](Self::mirror) and [`Mirror::top`]; `Invalid` if the guest's layer lies on nothing.
+    pub fn mirror_top(&self, target: &Chain, options: &MirrorOptions) -> Result<Arc<LiveMirror>> {
+        self.attach("a mirror", |serving| {
+            let (source, top) = (&serving.chain, target.layer(0)?.clone());
+            serving.check_target(target)?;
+            let layers = std::iter::once(&top).chain(&source.layers[1..]).cloned().collect();
+            let target = Chain::from_layers(layers, self.host.clone());
+            let work = Mirror::top(source, &target)?;
+            top.set_below(target.layer(1)?.device());
+            Ok((self.live(work, None, Sides { source: source.layer(0)?.clone(), target: top }, options), target))
         })
     }
 
@@ -260,7 +278,8 @@ impl Disk {
             let target = Chain::from_layers(rest, self.host.clone());
             serving.check_size(&target)?;
             serving.claim(0..=base)?;
-            Ok((self.live(work, None, target.top(), options), target))
+            let sides = Sides { source: serving.chain.layer(0)?.clone(), target: target.layer(0)?.clone() };
+            Ok((self.live(work, None, sides, options), target))
         })
     }
 
@@ -268,10 +287,10 @@ impl Disk {
         &self,
         work: impl Work + 'static,
         lacking: Option<Arc<Lacking>>,
-        target: Arc<dyn BlockDevice>,
+        sides: Sides,
         options: &MirrorOptions,
     ) -> LiveMirror {
-        LiveMirror::new(work, lacking, target, self.host.clone(), self.load.clone(), options)
+        LiveMirror::new(work, lacking, sides, self.host.clone(), self.load.clone(), options)
     }
 
     /// Makes a mirror and lets it see what the guest changes from now on (ORD-95): no request is under way when that
@@ -303,8 +322,8 @@ impl Disk {
     /// after it to the target alone.
     ///
     /// # Errors
-    /// `Denied` before the mirror is ready. What the last copies and barriers meet: the guest goes on with the source,
-    /// and so does the mirror.
+    /// `Denied` before the mirror is ready, and while a comparison is not over. What the last copies and barriers meet: the
+    /// guest goes on with the source, and so does the mirror.
     pub fn pivot(&self, mirror: &Arc<LiveMirror>) -> Result<Arc<Chain>> {
         self.complete(mirror, true)?.move_to_target().ok_or_else(not_attached)
     }
@@ -348,13 +367,13 @@ impl Disk {
         Ok(serving)
     }
 
-    /// Whether the mirror is this disk's, and its target was equal once.
+    /// Whether the mirror is this disk's, and its target was equal once, and was found so if that was asked.
     pub(super) fn check_ready(&self, mirror: &Arc<LiveMirror>) -> Result<()> {
         let serving = read(&self.serving);
         serving.check_doubt()?;
         serving.check_attached(mirror)?;
         match mirror.progress().ready {
-            true => Ok(()),
+            true => mirror.check_compared(),
             false => Err(Error::Denied(format!("the {} is not ready yet", mirror.kind()))),
         }
     }

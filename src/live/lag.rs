@@ -82,6 +82,13 @@ impl Lag {
         }
     }
 
+    /// Whether `granule` may differ though nothing is wrong: it is behind or on its way, or a change is under way that
+    /// will mark some.
+    pub(super) fn explains(&self, granule: usize) -> bool {
+        let under_way = self.announced > 0 && !planted(Mistake::DifferenceBelieved);
+        under_way || self.is_behind(granule) || self.in_flight.iter().any(|taken| taken.contains(&granule))
+    }
+
     pub(super) fn is_behind(&self, granule: usize) -> bool {
         self.behind[granule]
     }

@@ -12,6 +12,7 @@
 //! fail; the copier takes away at least one mark with each piece, and waits for a piece only as long as requests hold it
 //! that came before (the range locks are fair). A failing copy ends the step, and the pivot.
 
+use super::comparison::{Comparison, Sides};
 use super::lag::Lag;
 use crate::device::{BlockDevice, ExtentKind, Request};
 use crate::error::{Error, Result};
@@ -63,11 +64,14 @@ pub struct MirrorOptions {
     pub pace: Pace,
     /// See [`LiveMirror::set_share`].
     pub share: u8,
+    /// The target is compared with its source before it is called ready, as by [`LiveMirror::compare`].
+    pub compare: bool,
 }
 
 impl Default for MirrorOptions {
     fn default() -> MirrorOptions {
-        MirrorOptions { granularity: 64 << 10, bound: 8 << 20, piece: 1 << 20, pace: Pace::default(), share: SHARE }
+        let pace = Pace::default();
+        MirrorOptions { granularity: 64 << 10, bound: 8 << 20, piece: 1 << 20, pace, share: SHARE, compare: false }
     }
 }
 
@@ -80,6 +84,10 @@ pub struct MirrorProgress {
     pub lag: u64,
     /// Bytes that were read from the source to be copied.
     pub copied: u64,
+    /// Bytes of disk that comparisons have found equal so far, and that one has to find equal yet.
+    pub compared: u64,
+    /// See `compared`.
+    pub to_compare: u64,
     /// The target was equal, durably, at some moment: the guest may be moved to it.
     pub ready: bool,
     /// Nothing is behind, or the mirror is ahead of its speed, or yields to the guest: nothing was done, call again after
@@ -172,6 +180,7 @@ pub struct LiveMirror {
     work: Box<dyn Work>,
     /// On disk, what the target lacks, so that another mirror can go on with it.
     lacking: Option<Arc<Lacking>>,
+    sides: Sides,
     target: Arc<dyn BlockDevice>,
     size: u64,
     granule: u64,
@@ -179,9 +188,10 @@ pub struct LiveMirror {
     bound: usize,
     piece: u64,
     state: Mutex<State>,
-    /// Signalled when granules are no longer in flight, and when a flush of the target ends.
+    /// Signalled when granules are no longer in flight, or being compared, and when a flush of the target ends.
     landed: Condvar,
-    /// Held by whoever makes granules equal (ORD-93): the copier, and writes that go through.
+    /// Held by whoever makes granules equal (ORD-93): the copier, and writes that go through. And by whoever finds out
+    /// whether they are (ORD-99).
     granules: RangeLocks,
     /// Held for reading by each change of the guest's until it is made and marked.
     changing: RwLock<()>,
@@ -191,12 +201,27 @@ pub struct LiveMirror {
     load: Arc<AtomicU64>,
 }
 
+/// What a step does.
+#[derive(Debug)]
+enum Turn {
+    /// Nothing yet: the mirror is ahead of its speed, or yields to the guest.
+    Rest,
+    /// Copies granules that were behind.
+    Copy(Range<usize>),
+    /// Compares granules.
+    Compare(Range<usize>),
+    /// Nothing is left to take.
+    Settle,
+}
+
 #[derive(Debug)]
 struct State {
     lag: Lag,
+    comparison: Comparison,
     pace: Pace,
     ready: bool,
     copied: u64,
+    compared: u64,
     /// Bytes copied to the target since a barrier on it was begun.
     unsaved: u64,
     /// Pivots and splits under way: until they are done nothing may fall behind.
@@ -217,23 +242,25 @@ impl Drop for Completing<'_> {
 }
 
 impl LiveMirror {
-    /// `work` copies into `target`; all of it is behind at first. `lacking` is told what is not any more.
+    /// `work` copies one of `sides` into the other; all of it is behind at first. `lacking` is told what is not any more.
     pub(super) fn new(
         work: impl Work + 'static,
         lacking: Option<Arc<Lacking>>,
-        target: Arc<dyn BlockDevice>,
+        sides: Sides,
         host: Arc<dyn Host>,
         load: Arc<AtomicU64>,
         options: &MirrorOptions,
     ) -> LiveMirror {
         let size = work.total();
         let granule = options.granularity.max(work.alignment());
-        let lag = Lag::new(size.div_ceil(granule) as usize);
+        let granules = size.div_ceil(granule) as usize;
         let state = State {
-            lag,
+            lag: Lag::new(granules),
+            comparison: Comparison::new(granules, options.compare),
             pace: options.pace,
             ready: false,
             copied: 0,
+            compared: 0,
             unsaved: 0,
             completing: 0,
             flushing: 0,
@@ -242,7 +269,8 @@ impl LiveMirror {
         LiveMirror {
             work: Box::new(work),
             lacking,
-            target,
+            target: sides.target.device(),
+            sides,
             size,
             granule,
             bound: (options.bound / granule) as usize,
@@ -284,6 +312,8 @@ impl LiveMirror {
             behind: (state.lag.count() as u64 * self.granule).min(self.size),
             lag: state.lag.relapsed() as u64 * self.granule,
             copied: state.copied,
+            compared: state.compared,
+            to_compare: (state.comparison.granules() as u64 * self.granule).min(self.size),
             ready: state.ready,
             wait: None,
         }
@@ -299,12 +329,39 @@ impl LiveMirror {
         self.work.prepare()
     }
 
-    /// Copies at most about `budget` bytes of what is behind. When nothing is, the target is made durable and the mirror
-    /// is ready.
+    /// Begins a comparison of the target with its source: [`step`](Self::step) reads all of both, piece by piece, once
+    /// nothing is left to copy. Until every granule was found equal there is no pivot, and no READY if there was none
+    /// before. Once all was copied, and until it is over, writes go through, whatever the pace.
+    ///
+    /// # Errors
+    /// `Cancelled` once the mirror has ended, `Denied` if it is about to.
+    pub fn compare(&self) -> Result<()> {
+        let mut state = self.state();
+        match (state.stopped, state.completing) {
+            (true, _) => Err(Error::Cancelled),
+            (false, 0) => {
+                state.comparison.begin_anew();
+                Ok(())
+            }
+            (false, _) => Err(Error::Denied(format!("the {} is about to end", self.kind()))),
+        }
+    }
+
+    /// Whether all was found equal that was to be compared.
+    pub(crate) fn check_compared(&self) -> Result<()> {
+        match self.state().comparison.over() {
+            true => Ok(()),
+            false => Err(Error::Denied(format!("the target of the {} is still being compared", self.kind()))),
+        }
+    }
+
+    /// Copies at most about `budget` bytes of what is behind, or compares so many if a comparison was asked for. When
+    /// nothing is left of either, the target is made durable and the mirror is ready.
     ///
     /// # Errors
     /// What the copy met. Its granules are behind as before, so calling again tries again; dropping the mirror loses
-    /// nothing of the guest's. [`Error::Cancelled`] once the mirror has ended.
+    /// nothing of the guest's. [`Error::Differs`] if a comparison found a granule that counted as equal and is not: it is
+    /// behind from then on, so calling again copies and compares it again. [`Error::Cancelled`] once the mirror has ended.
     pub fn step(&self, budget: u64) -> Result<MirrorProgress> {
         let pause = self.throttle.pause();
         let piece = if self.throttle.yields(self.load.load(Ordering::Relaxed)) {
@@ -312,22 +369,30 @@ impl LiveMirror {
         } else {
             self.piece
         };
-        let taken = {
-            let mut state = self.state();
-            if state.stopped {
-                return Err(Error::Cancelled);
-            }
-            if pause.is_some() {
-                drop(state);
-                return Ok(MirrorProgress { wait: pause, ..self.progress() });
-            }
-            state.lag.take(self.most(budget.min(piece)))
-        };
-        let Some(taken) = taken else { return self.settle() };
+        let turn = self.turn(pause, self.most(budget.min(piece)))?;
         let begun = self.throttle.begin();
-        let copied = self.copy(taken).and_then(|copied| self.checkpoint().map(|()| copied));
-        self.throttle.end(begun, *copied.as_ref().unwrap_or(&0), self.load.load(Ordering::Relaxed));
-        copied.map(|_| self.progress())
+        let done = match turn {
+            Turn::Rest => return Ok(MirrorProgress { wait: pause, ..self.progress() }),
+            Turn::Copy(taken) => self.copy(taken).and_then(|copied| self.checkpoint().map(|()| (copied, None))),
+            Turn::Compare(taken) => self.hold_against(taken),
+            Turn::Settle => return self.settle(),
+        };
+        let bytes = done.as_ref().map_or(0, |(bytes, _)| *bytes);
+        self.throttle.end(begun, bytes, self.load.load(Ordering::Relaxed));
+        done.map(|(_, wait)| MirrorProgress { wait, ..self.progress() })
+    }
+
+    /// What comes next, of at most so many granules. A comparison comes to none that is behind.
+    fn turn(&self, pause: Option<Duration>, most: usize) -> Result<Turn> {
+        let state = &mut *self.state();
+        if state.stopped {
+            return Err(Error::Cancelled);
+        }
+        if pause.is_some() {
+            return Ok(Turn::Rest);
+        }
+        let copy = state.lag.take(most).map(Turn::Copy);
+        Ok(copy.or_else(|| state.comparison.take(most).map(Turn::Compare)).unwrap_or(Turn::Settle))
     }
 
     /// Granules in `bytes`, and at least one.
@@ -356,6 +421,36 @@ impl LiveMirror {
         result
     }
 
+    /// Holds the target against its source in granules that were taken (ORD-99). Returns the bytes that were read of
+    /// either, and how long to wait if it is too early to say that they differ.
+    fn hold_against(&self, taken: Range<usize>) -> Result<(u64, Option<Duration>)> {
+        let bytes = self.bytes(&taken);
+        let _held = (!planted(Mistake::ComparedUnheld)).then(|| self.granules.lock(bytes.clone()));
+        let compared = self.sides.compare(bytes);
+        let mut state = self.state();
+        let unequal = match &compared {
+            Ok((Some(at), _)) => (at / self.granule) as usize,
+            Ok((None, _)) => taken.end,
+            Err(_) => taken.start,
+        };
+        let equal = self.bytes(&(taken.start..unequal));
+        state.compared += equal.end - equal.start;
+        state.comparison.landed(taken, unequal);
+        self.landed.notify_all();
+        match compared? {
+            (None, read) => Ok((read, None)),
+            (Some(_), _) if state.stopped => Err(Error::Cancelled),
+            (Some(_), read) if state.lag.explains(unequal) => Ok((read, Some(IDLE))),
+            (Some(at), _) => {
+                state.lag.mark(unequal..unequal + 1);
+                drop(state);
+                let granule = self.bytes(&(unequal..unequal + 1));
+                self.lacking.as_ref().map_or(Ok(()), |lacking| lacking.lacks(granule))?;
+                Err(self.sides.differ(at))
+            }
+        }
+    }
+
     /// So that a pivot, during which the guest waits, finds little that is not durable yet.
     fn checkpoint(&self) -> Result<()> {
         if self.state().unsaved < CHECKPOINT { Ok(()) } else { self.save() }
@@ -379,7 +474,7 @@ impl LiveMirror {
     /// Nothing is left to take. Ready is said once all was equal and was then made durable (ORD-96).
     fn settle(&self) -> Result<MirrorProgress> {
         let state = self.state();
-        if !state.ready && state.lag.none() {
+        if !state.ready && state.lag.none() && state.comparison.over() {
             drop(state);
             if planted(Mistake::ReadyBeforeFlush) {
                 self.state().ready = true;
@@ -456,11 +551,11 @@ impl LiveMirror {
         }
     }
 
-    /// Ends the copying: on return nobody writes to the target any more.
+    /// Ends the copying: on return nobody writes to the target, or reads it, any more.
     pub(super) fn stop(&self) {
         let mut state = self.state();
         state.stopped = true;
-        while state.lag.in_flight() > 0 || state.flushing > 0 {
+        while state.lag.in_flight() > 0 || state.flushing > 0 || state.comparison.taken() > 0 {
             state = wait(&self.landed, state);
         }
         drop(state);
@@ -560,6 +655,8 @@ impl LiveMirror {
     fn bound(&self, state: &mut State) -> usize {
         match state.pace {
             _ if state.completing > 0 => 0,
+            // Else a comparison could have to wait for the copier for ever.
+            _ if !state.comparison.over() && state.lag.first_pass_over() => 0,
             Pace::Background => usize::MAX,
             Pace::Bounded if state.lag.first_pass_over() => 0,
             Pace::Bounded => self.bound,

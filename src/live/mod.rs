@@ -6,8 +6,10 @@
 //! | `point` | a disk as it was at one instant: backup and pull while the guest goes on |
 //! | `mirror` | a second disk that becomes, and stays, what the guest's disk is; pivot and cancel |
 //! | `group` | pivots of several disks as one decision |
+//! | `comparison` | what of the second disk is still to be held against the first |
 //! | `lag` | which granules of the second disk are behind, and when a write must not add to them |
 
+mod comparison;
 mod disk;
 mod group;
 mod lag;

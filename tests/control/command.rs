@@ -107,9 +107,10 @@ fn jobs_by_hand() {
     ask(&server, ["job", "complete", "disk"]).ok();
     monitor.until("BLOCK_JOB_COMPLETED");
     assert_eq!(monitor.layers(), ["top.lvd"]);
-    ask_with(&["job", "mirror", "disk", "--speed", "1G"], &place.path("copy.lvd")).ok();
+    ask_with(&["job", "mirror", "disk", "--compare", "--speed", "1G"], &place.path("copy.lvd")).ok();
     monitor.until("BLOCK_JOB_READY");
-    ask(&server, ["job", "split", "disk"]).ok();
+    ask(&server, ["job", "compare", "disk"]).ok();
+    while ask(&server, ["job", "split", "disk"]).code != Some(0) {}
     monitor.until("BLOCK_JOB_COMPLETED");
     monitor.ok("drive-mirror", json!({ "device": "disk", "target": "moved.lvd", "sync": "full" }));
     monitor.until("BLOCK_JOB_READY");

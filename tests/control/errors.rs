@@ -35,7 +35,19 @@ fn errors_are_one_clear_line() {
             "layer 0 does not lie above layer 0",
         ),
         ("drive-mirror", json!({ "device": "disk", "target": "t" }), generic, "missing field `sync`"),
-        ("drive-mirror", json!({ "device": "disk", "target": "t", "sync": "top" }), generic, "unknown variant `top`"),
+        ("drive-mirror", json!({ "device": "disk", "target": "t", "sync": "none" }), generic, "unknown variant `none`"),
+        (
+            "drive-mirror",
+            json!({ "device": "disk", "target": "t", "sync": "top", "format": "raw" }),
+            generic,
+            "a new LVD image",
+        ),
+        (
+            "drive-mirror",
+            json!({ "device": "disk", "target": "there", "sync": "top", "mode": "existing" }),
+            generic,
+            "a new LVD image",
+        ),
         (
             "drive-mirror",
             json!({ "device": "disk", "target": "t", "sync": "full", "mode": "existing" }),
@@ -50,12 +62,6 @@ fn errors_are_one_clear_line() {
             json!({ "device": "disk", "target": "t", "sync": "full", "granularity": 1000 }),
             generic,
             "power of 2",
-        ),
-        (
-            "drive-mirror",
-            json!({ "device": "disk", "target": "t", "sync": "full", "format": "raw", "resume": "b" }),
-            generic,
-            "only an LVD image is resumed",
         ),
         (
             "drive-mirror",

@@ -98,6 +98,9 @@ async def main():
     await until("m", "standby")
     await do("block-job-resume", device="m")
     await until("m", "ready")
+    await do("job-compare", id="m")
+    while (info := (await do("query-block-jobs"))[0])["offset"] < info["len"]:
+        await asyncio.sleep(0.01)
     await do("block-job-complete", device="m")
     await until("m", "pending")
     await do("block-job-finalize", id="m")

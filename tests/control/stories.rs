@@ -2,8 +2,9 @@
 
 use crate::common::{Place, content, same};
 use crate::lvd;
-use crate::rig::{Guest, SIZE, Server, holds, overlay};
+use crate::rig::{Guest, Monitor, SIZE, Server, holds, overlay};
 use serde_json::json;
+use std::os::unix::fs::FileExt;
 
 /// Snapshot, stream, commit and mirror, one after the other.
 #[test]
@@ -201,6 +202,160 @@ fn a_mirror_goes_on_in_the_next_server() {
     holds(&place, "moved.lvd", &model);
     let bitmaps = lvd!("bitmap", "list", "--json", place.path("moved.lvd")).ok().json();
     assert_eq!(bitmaps, json!([]), "the bitmap has gone with the job");
+}
+
+/// The same into a raw export of another server, when the first one was killed.
+#[test]
+fn a_mirror_into_an_export_goes_on_after_a_kill() {
+    let place = Place::new();
+    let model = overlay(&place);
+    let raw = place.file("far.raw", &vec![0xee; SIZE]);
+    let far = Server::launch(&place, crate::common::lvd(), "far", &["-f", "raw", "-x", "far", "far.raw"]);
+    let uri = format!("nbd+unix:///far?socket={}", far.nbd.display());
+    let mirror = json!({
+        "device": "disk", "target": uri, "format": "raw", "sync": "full", "resume": "lacking", "copy-mode": "background",
+    });
+    let mut server = Server::start(&place);
+    let mut monitor = server.monitor();
+    monitor.ok("drive-mirror", mirror.clone());
+    monitor.until("BLOCK_JOB_READY");
+    // What it writes from here on stays behind.
+    monitor.ok("block-job-set-speed", json!({ "device": "disk", "speed": 1 }));
+    let guest = Guest::start(&server, model);
+    guest.go_on();
+    guest.end();
+    server.signal("KILL");
+    server.end();
+    // What was written and not flushed may be gone.
+    let model = content(&place.path("disk.lvd"));
+    assert!(std::fs::read(&raw).expect("read") != model, "the target lacks something");
+    let bitmaps = lvd!("bitmap", "list", "--json", place.path("disk.lvd")).ok().json();
+    let lacking = bitmaps[0]["dirty-bytes"].as_u64().unwrap_or_else(|| panic!("{bitmaps}"));
+
+    let server = Server::start(&place);
+    let mut monitor = server.monitor();
+    monitor.ok("drive-mirror", mirror);
+    let ready = monitor.until("BLOCK_JOB_READY");
+    // All was compared.
+    let copied = ready["offset"].as_u64().expect("a number") - SIZE as u64;
+    assert!(copied > 0 && copied <= lacking && lacking < SIZE as u64 / 2, "{copied} of {lacking} bytes were copied");
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    server.stop().ok();
+    far.stop().ok();
+    same(&std::fs::read(&raw).expect("read"), &model, "the target");
+    assert_eq!(lvd!("bitmap", "list", "--json", place.path("disk.lvd")).ok().json(), json!([]));
+}
+
+/// Changes a byte behind everybody's back.
+fn spoil(place: &Place, name: &str, at: u64) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(place.path(name)).expect("opened");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("read");
+    file.write_all_at(&[!byte[0]], at).expect("written");
+}
+
+/// Waits until nothing is left to copy or to compare.
+fn idle(monitor: &mut Monitor) {
+    loop {
+        let job = monitor.ok("query-block-jobs", json!({}))[0].clone();
+        if job["offset"] == job["len"] {
+            return;
+        }
+    }
+}
+
+/// A mirror is compared beside its guest. A byte that was changed behind its back is named, and nobody is moved: by the
+/// policy the job fails, or it waits, and brings the byte when it is resumed.
+#[test]
+fn comparisons() {
+    const AT: u64 = 5_000_001;
+    let place = Place::new();
+    let mut model = overlay(&place);
+    let server = Server::start(&place);
+    let mut monitor = server.monitor();
+    let id = || json!({ "id": "disk" });
+    for policy in ["report", "stop"] {
+        let guest = Guest::start(&server, model);
+        let mirror = json!({
+            "device": "disk", "target": "copy.raw", "format": "raw", "sync": "full", "compare": true,
+            "on-target-error": policy,
+        });
+        monitor.ok("drive-mirror", mirror);
+        let ready = monitor.until("BLOCK_JOB_READY");
+        assert!(ready["offset"].as_u64() >= Some(2 * SIZE as u64), "copied and compared: {ready}");
+        // All the same to a guest that goes on.
+        monitor.ok("job-compare", id());
+        guest.go_on();
+        idle(&mut monitor);
+        model = guest.end();
+        spoil(&place, "copy.raw", AT);
+        monitor.ok("block-job-set-speed", json!({ "device": "disk", "speed": 1 }));
+        monitor.ok("job-compare", id());
+        monitor.fails("job-complete", id(), "GenericError", "still being compared");
+        monitor.fails("block-job-cancel", json!({ "device": "disk" }), "GenericError", "still being compared");
+        let together = json!({ "ids": ["disk"], "group": "group.lvg" });
+        monitor.fails("job-complete-together", together, "GenericError", "still being compared");
+        monitor.ok("block-job-set-speed", json!({ "device": "disk", "speed": 0 }));
+        let error = monitor.until("BLOCK_JOB_ERROR");
+        let told = error["reason"].as_str().expect("a reason");
+        assert!(["copy.raw", &AT.to_string(), "disk.lvd"].iter().all(|word| told.contains(word)), "{told}");
+        assert_eq!(error["action"], policy);
+        if policy == "report" {
+            let end = monitor.until("BLOCK_JOB_COMPLETED");
+            assert!(end["error"].as_str().is_some_and(|error| error.contains(&AT.to_string())), "{end}");
+            assert_eq!(monitor.layers(), ["disk.lvd", "base.lvd"]);
+        }
+    }
+    monitor.fails("job-compare", id(), "GenericError", "cannot accept command verb 'compare'");
+    monitor.ok("job-resume", id());
+    idle(&mut monitor);
+    monitor.ok("job-complete", id());
+    monitor.until("BLOCK_JOB_COMPLETED");
+    assert_eq!(monitor.layers(), ["copy.raw"]);
+    server.stop().ok();
+    same(&std::fs::read(place.path("copy.raw")).expect("read"), &model, "the target");
+}
+
+/// The guest's layer alone moves, and lies on what it lay on, into which it can be merged.
+#[test]
+fn the_top_moves_alone() {
+    let place = Place::new();
+    let model = overlay(&place);
+    std::fs::create_dir(place.path("other")).expect("made");
+    let base = std::fs::read(place.path("base.lvd")).expect("read");
+    let server = Server::start(&place);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    guest.go_on();
+    let target = place.path("other/top.lvd");
+    lvd!("job", "mirror", "--sync", "top", "--control", &server.control, "disk", &target).ok();
+    let ready = monitor.until("BLOCK_JOB_READY");
+    assert!(ready["offset"].as_u64() < Some(SIZE as u64), "the parent's is not copied: {ready}");
+    guest.go_on();
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    assert_eq!(monitor.layers(), ["top.lvd", "base.lvd"]);
+    guest.go_on();
+    assert!(std::fs::read(place.path("base.lvd")).expect("read") == base, "the parent has changed");
+    std::fs::remove_file(place.path("disk.lvd")).expect("removed");
+    let model = guest.end();
+    server.stop().ok();
+    holds(&place, "other/top.lvd", &model);
+    let server = Server::launch(&place, crate::common::lvd(), "moved", &["-x", "disk", "other/top.lvd"]);
+    let (mut monitor, guest) = (server.monitor(), Guest::start(&server, model));
+    monitor.ok("drive-mirror", json!({ "device": "disk", "target": "back.lvd", "sync": "top" }));
+    monitor.until("BLOCK_JOB_READY");
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    monitor.ok("block-commit", json!({ "device": "disk" }));
+    monitor.until("BLOCK_JOB_READY");
+    monitor.ok("job-complete", json!({ "id": "disk" }));
+    monitor.until("BLOCK_JOB_COMPLETED");
+    assert_eq!(monitor.layers(), ["base.lvd"]);
+    guest.go_on();
+    let model = guest.end();
+    server.stop().ok();
+    holds(&place, "base.lvd", &model);
 }
 
 /// The guest moves to an export of another server, and what it writes from then on is there.

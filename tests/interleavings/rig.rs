@@ -287,6 +287,17 @@ impl Rig {
         (store.clone(), self.target_in(&store, image))
     }
 
+    /// A target of a mirror of the top: an overlay of what that lies on.
+    pub(crate) fn target_beside(&self) -> Chain {
+        let store = Store::new("target");
+        let parent = self.disk.chain().image(0).unwrap().header().parent.clone();
+        let create = CreateOptions { virtual_size: SIZE, parent, copy_mark: true, ..CreateOptions::default() };
+        Image::create(&*store, &*self.host, &create).unwrap();
+        let options = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
+        let parents = self.stores[1..].iter().map(|store| store.clone() as Arc<dyn Storage>);
+        Chain::open(store, self.host.clone(), &GivenParents::new(parents), &options).unwrap()
+    }
+
     /// Opens a mirror's target.
     pub(crate) fn target_in(&self, store: &Arc<Store>, image: bool) -> Chain {
         let (store, host) = (store.clone(), self.host.clone());
@@ -310,7 +321,8 @@ fn open(stores: &[Arc<Store>], plans: &[Plan], host: &Arc<dyn Host>, last: Optio
 
 /// Mirrors with few granules, one of which may be behind.
 pub(crate) fn options(pace: Pace) -> MirrorOptions {
-    MirrorOptions { granularity: GRANULE, bound: GRANULE, piece: GRANULE << below(2), pace, share: 100 }
+    let piece = GRANULE << below(2);
+    MirrorOptions { granularity: GRANULE, bound: GRANULE, piece, pace, share: 100, compare: false }
 }
 
 /// Any pace.

@@ -6,8 +6,9 @@ use lvd::Error;
 use lvd::chain::Chain;
 use lvd::image::{CreateOptions, Image, NewBitmap, OpenOptions};
 use lvd::jobs::Job;
-use lvd::live::{BackupOptions, BackupPlan, LiveMirror, Pace};
+use lvd::live::{BackupOptions, BackupPlan, LiveMirror, MirrorOptions, Pace};
 use lvd::storage::Host;
+use lvd::storage::Storage;
 use lvd::testing::host::SimHost;
 use shuttle::thread::spawn;
 use std::ops::Range;
@@ -23,10 +24,12 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("merges_below", merges_below),
     ("copy_on_read_fetches_once", copy_on_read_fetches_once),
     ("mirrors_that_pivot", mirrors_that_pivot),
+    ("mirrors_of_the_top", mirrors_of_the_top),
     ("mirrors_that_split", mirrors_that_split),
     ("mirrors_that_are_abandoned", mirrors_that_are_abandoned),
     ("mirrors_that_are_taken_up_again", mirrors_that_are_taken_up_again),
     ("ends_that_meet", ends_that_meet),
+    ("mirrors_that_are_compared", mirrors_that_are_compared),
     ("mirrors_of_a_failing_disk", mirrors_of_a_failing_disk),
     ("mirrors_into_a_failing_disk", mirrors_into_a_failing_disk),
     ("a_bounded_lag_stays_within_its_bound", a_bounded_lag_stays_within_its_bound),
@@ -314,6 +317,25 @@ pub(crate) fn mirrors_that_pivot() {
     rig.history.check_instant(pivot, &left, "the source that was left");
 }
 
+/// The guest's layer alone moves.
+pub(crate) fn mirrors_of_the_top() {
+    let mut rig = Rig::new(&layers(2 + below(2)), 1);
+    rig.disk.set_copy_on_read(once_in(2));
+    rig.start_guests(6);
+    let lower = rig.disk.chain().layers.len() - 1;
+    let options = MirrorOptions { compare: once_in(2), ..options(pace()) };
+    let mirror = rig.disk.mirror_top(&rig.target_beside(), &options).unwrap();
+    copiers(&mirror, 1 + below(2), None);
+    moody(&mirror);
+    until_ready(&mirror);
+    let (old, pivot) = rig.timed(|| rig.disk.pivot(&mirror).unwrap());
+    let left = content(&*old);
+    assert!(rig.disk.chain().layers.len() == 1 + lower && !carries_mark(&rig.disk.chain()));
+    rig.finish();
+    assert_eq!(content(&*old), left, "after the pivot nobody writes to the source");
+    rig.history.check_instant(pivot, &left, "the source that was left");
+}
+
 pub(crate) fn mirrors_that_split() {
     let mut rig = Rig::new(&layers(1 + below(3)), 1);
     rig.start_guests(6);
@@ -423,6 +445,50 @@ pub(crate) fn ends_that_meet() {
         assert!(store.bytes() == left, "nobody writes to a target that was given up");
         assert!(carries_mark(&target), "and it is no copy");
     }
+}
+
+/// A comparison beside guests finds no difference, since there is none; one that somebody else made it finds, unless a
+/// guest has overwritten it. What it finds is copied again.
+pub(crate) fn mirrors_that_are_compared() {
+    let mut rig = Rig::new(&layers(1 + below(2)), 1);
+    let (store, target) = rig.target(!once_in(3));
+    let offset = data_offset(&target);
+    let options = MirrorOptions { compare: once_in(2), ..options(pace()) };
+    let mirror = match once_in(3) {
+        true => rig.disk.mirror_resumable(target, "copy", GRANULE.ilog2() as u8, &options).unwrap(),
+        false => rig.disk.mirror_with(target, &options).unwrap(),
+    };
+    let early = once_in(2);
+    if early {
+        rig.start_guests(6);
+    }
+    let spoilt = !early && once_in(2);
+    if spoilt {
+        step_until_ready(&mirror, SIZE);
+        store.write_at(&[221; CELL as usize], offset + below(CELLS as u64) * CELL).unwrap();
+        rig.start_guests(3);
+        mirror.compare().unwrap();
+    }
+    let errors = Arc::new(AtomicU64::new(0));
+    copiers(&mirror, 1 + below(2), spoilt.then_some(errors));
+    moody(&mirror);
+    until_ready(&mirror);
+    if !early && !spoilt {
+        rig.start_guests(6);
+    }
+    if once_in(2) {
+        mirror.compare().unwrap();
+    }
+    let (old, pivot) = loop {
+        match rig.timed(|| rig.disk.pivot(&mirror)) {
+            (Ok(old), pivot) => break (old, pivot),
+            (Err(Error::Denied(_)), _) => pause(),
+            (Err(error), _) => panic!("{error}"),
+        }
+    };
+    let left = content(&*old);
+    rig.finish();
+    rig.history.check_instant(pivot, &left, "the source that was left");
 }
 
 /// A write of the guest's disk fails, half done. The guest hears of it, and the copy has what the disk has.
@@ -576,11 +642,13 @@ mod run {
         merges_below
         copy_on_read_fetches_once
         mirrors_that_pivot
+        mirrors_of_the_top
         mirrors_that_split
         mirrors_that_are_abandoned
         mirrors_that_are_taken_up_again
         ready_tells_of_a_whole_copy
         ends_that_meet
+        mirrors_that_are_compared
         mirrors_of_a_failing_disk
         mirrors_into_a_failing_disk
         a_bounded_lag_stays_within_its_bound

@@ -754,13 +754,19 @@ pub enum Job {
     Mirror {
         #[command(flatten)]
         job: NewJob,
+        /// How much is copied.
+        #[arg(long, value_enum, value_name = "WHAT", default_value = "full")]
+        sync: Sync,
         /// Format of TARGET.
         #[arg(short = 'O', long, value_enum, value_name = "FMT", default_value = "lvd")]
         output_format: OutputFormat,
         /// Keep in this bitmap of the disk what TARGET lacks: begun again after it was stopped, the mirror goes on with TARGET
         /// from there.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", conflicts_with = "sync")]
         resume: Option<String>,
+        /// Compare all of TARGET with the disk before the job is ready (default: if TARGET is raw and there is --resume).
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        compare: Option<bool>,
         #[arg(value_name = "TARGET")]
         target: PathBuf,
     },
@@ -815,6 +821,9 @@ pub enum Job {
     Resume(NamedJob),
     /// End it. What it has done stays, and is right; of a mirror the target is no copy.
     Cancel(NamedJob),
+    /// Compare the target of a mirror that is ready with the disk, while the guest goes on. It is not completed or split before
+    /// all was found equal; a difference is an error.
+    Compare(NamedJob),
     /// End a mirror that is ready with a target that is the disk of this moment; the guest stays.
     Split(NamedJob),
     /// End a mirror, or a commit of the guest's layer, that is ready: the guest moves.

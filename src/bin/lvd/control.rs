@@ -1,6 +1,6 @@
 //! `job`, `snapshot`, and `bitmap` with a control socket: commands to a server that runs.
 
-use crate::args::{Bitmap, Control, Fetch, Job, NewJob, OutputFormat, Snapshot};
+use crate::args::{Bitmap, Control, Fetch, Job, NewJob, OutputFormat, Snapshot, Sync};
 use crate::{open, output};
 use lvd::units::Size;
 use lvd::{Error, Result};
@@ -16,10 +16,15 @@ pub fn job(verb: &Job) -> Result<()> {
             let layers = json!({ "base": file(into.as_deref())?, "top": file(top.as_deref())? });
             begin(job, "block-commit", layers)
         }
-        Job::Mirror { job, output_format, resume, target } => {
+        Job::Mirror { job, sync, output_format, resume, compare, target } => {
             let format = format_name(*output_format);
             let target = file(Some(target.as_path()))?;
-            let more = json!({ "target": target, "format": format, "sync": "full", "resume": resume });
+            let sync = match sync {
+                Sync::Full => "full",
+                Sync::Top => "top",
+            };
+            let more =
+                json!({ "target": target, "format": format, "sync": sync, "resume": resume, "compare": compare });
             begin(job, "drive-mirror", more)
         }
         Job::Backup { job, bitmap, keep_bitmap, previous, onto, output_format, target } => {
@@ -55,6 +60,7 @@ pub fn job(verb: &Job) -> Result<()> {
         Job::Pause(job) => ask(&job.control, "job-pause", json!({ "id": job.id })),
         Job::Resume(job) => ask(&job.control, "job-resume", json!({ "id": job.id })),
         Job::Cancel(job) => ask(&job.control, "job-cancel", json!({ "id": job.id })),
+        Job::Compare(job) => ask(&job.control, "job-compare", json!({ "id": job.id })),
         Job::Split(job) => ask(&job.control, "block-job-cancel", json!({ "device": job.id })),
         Job::Complete { control, group, ids } => match (group, &ids[..]) {
             (Some(group), ids) => {

@@ -4,7 +4,7 @@ use crate::args::{Access, Compare, Convert, Format, Mirror, Opening, OutputForma
 use crate::open::{self, Disk, Target, beside};
 use crate::run::{self, Done};
 use crate::{Outcome, output};
-use lvd::chain::Layer;
+use lvd::chain::{Chain, Layer};
 use lvd::format::Parent;
 use lvd::image::CreateOptions;
 use lvd::jobs::{self, Job, Work};
@@ -142,22 +142,26 @@ fn go_on(arguments: &Mirror, name: &str) -> Result<()> {
     done.and(closed)
 }
 
-/// Copies what the top layer holds into a new overlay of the same parent.
-fn copy_top(arguments: &Mirror) -> Result<()> {
-    let source = Disk::open(&arguments.image, &arguments.opening, false)?;
-    let image = source.chain().image(0)?;
+/// A new overlay at `target` of what the top of `source` lies on, to be the copy of that top.
+pub fn overlay_beside(source: &Chain, target: &Path) -> Result<CreateOptions> {
+    let image = source.image(0)?;
     let header = image.header();
     let (Some(link), Some(section)) = (&header.parent, header.allocation()) else {
         return Err(Error::Invalid(format!("{}: it has no parent, so its top is all of it", image.name())));
     };
-    let hint = moved_hint(Path::new(image.name()), &link.hint, &arguments.target)?;
-    let options = CreateOptions {
+    Ok(CreateOptions {
         virtual_size: header.virtual_size,
         granularity_shift: section.granularity_shift,
-        parent: Some(Parent { hint, ..link.clone() }),
+        parent: Some(Parent { hint: moved_hint(Path::new(image.name()), &link.hint, target)?, ..link.clone() }),
         allocation: true,
         copy_mark: true,
-    };
+    })
+}
+
+/// Copies what the top layer holds into a new overlay of the same parent.
+fn copy_top(arguments: &Mirror) -> Result<()> {
+    let source = Disk::open(&arguments.image, &arguments.opening, false)?;
+    let options = overlay_beside(source.chain(), &arguments.target)?;
     let target = Target::open(&arguments.target, &arguments.opening.access)?;
     target.refuse_source(&source)?;
     target.keep_if(|| {

@@ -160,8 +160,14 @@ fn merge_below(w: &mut World) -> Result<()> {
 }
 
 /// Small pieces, and little that may be behind.
-pub(super) const OPTIONS: MirrorOptions =
-    MirrorOptions { granularity: BLOCK, bound: BLOCK, piece: 2 * BLOCK, pace: Pace::Background, share: 100 };
+pub(super) const OPTIONS: MirrorOptions = MirrorOptions {
+    granularity: BLOCK,
+    bound: BLOCK,
+    piece: 2 * BLOCK,
+    pace: Pace::Background,
+    share: 100,
+    compare: false,
+};
 
 /// How a copy ends.
 #[derive(Clone, Copy, PartialEq)]

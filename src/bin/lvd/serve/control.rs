@@ -3,7 +3,7 @@
 use super::listen::Place;
 use super::{End, spawn};
 use crate::args::{Access, Format, Opening, OutputFormat, Serve};
-use crate::copy::{hint_from, is_blank};
+use crate::copy::{hint_from, is_blank, overlay_beside};
 use crate::create::ParentOf;
 use crate::open::{self, Disk, Target, host};
 use crate::output;
@@ -93,21 +93,30 @@ impl Files for AnyFile {
         if matches!(mode, TargetMode::Existing | TargetMode::Kept) && !exists {
             return Err(Error::Invalid(format!("{name}: there is no such file")));
         }
-        if mode == TargetMode::Resumed && exists && !is_blank(&path, OutputFormat::Lvd)? {
-            let format = Some(Format::Lvd);
-            let opening = Opening { format, access: self.access.clone(), ignore_marks: true, ..Opening::default() };
-            return then(Disk::open(&path, &opening, true)?.into_chain());
-        }
-        if mode == TargetMode::Kept {
-            let format = Some(match format {
-                TargetFormat::Lvd => Format::Lvd,
-                TargetFormat::Raw => Format::Raw,
-            });
-            let opening = Opening { format, access: self.access.clone(), ..Opening::default() };
+        let (said, to_be) = match format {
+            TargetFormat::Lvd => (Format::Lvd, OutputFormat::Lvd),
+            TargetFormat::Raw => (Format::Raw, OutputFormat::Raw),
+        };
+        let resumed = mode == TargetMode::Resumed;
+        if mode == TargetMode::Kept || resumed && exists && !is_blank(&path, to_be)? {
+            let (format, access) = (Some(said), self.access.clone());
+            let opening = Opening { format, access, ignore_marks: resumed, ..Opening::default() };
             return then(Disk::open(&path, &opening, true)?.into_chain());
         }
         let target = Target::open(&path, &self.access)?;
+        // An empty raw file is nothing that a mirror has left.
+        let size = if resumed && format == TargetFormat::Raw { 0 } else { size };
         target.keep_if(|| then(chain(&target, format, size, &self.access)?))
+    }
+
+    fn beside(&self, name: &str, disk: &Chain, then: &mut dyn FnMut(Chain) -> Result<()>) -> Result<()> {
+        let path = Path::new(name);
+        let options = overlay_beside(disk, path)?;
+        let target = Target::open(path, &self.access)?;
+        target.keep_if(|| {
+            target.create(&options)?;
+            then(target.chain(&self.access)?)
+        })
     }
 
     fn increment(
