@@ -57,6 +57,7 @@ steps! {
     SidecarFirst "EPO-05" "the sidecar is written first"
     DropFormer "EPO-06" "`former` is nil, durably, before a bitmap of the sidecar is cleared, removed, added or handed over"
     JoinFrozen "BMP-13" "bits of a frozen bitmap are set in its successor, and durable, before it is taken back"
+    BitmapsGoOn "BMP-14" "a bitmap that goes on in another layer has all its bits there, durably, before that layer opens as the guest's disk"
     BackupDurable "BAK-02" "law C, clearing: the target, and the source, are barriered after the last copied read, before the bitmap begins a new count"
     PointInTarget "BAK-03" "the point is in the target, durably, before the bitmap has it as `since`"
     EqualDurable "SYN-03" "law C, clearing: target and source are barriered after what the target has was copied, before the sync bitmap forgets it"

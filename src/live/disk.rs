@@ -122,13 +122,24 @@ impl Disk {
         bitmaps: &[BitmapInfo],
     ) -> Result<Image> {
         let parent = Some(old.link(old.size(), hint)?);
-        let options = CreateOptions { virtual_size: old.size(), granularity_shift, parent, ..CreateOptions::default() };
+        // Without its bitmaps it must not be found and taken for the disk.
+        let copy_mark = !bitmaps.is_empty() && !skipped(Step::BitmapsGoOn);
+        let options = CreateOptions {
+            virtual_size: old.size(),
+            granularity_shift,
+            parent,
+            copy_mark,
+            ..CreateOptions::default()
+        };
         Image::create(&*storage, &*self.host, &options)?;
-        let options = OpenOptions { write: true, ..OpenOptions::default() };
+        let options = OpenOptions { write: true, ignore_marks: copy_mark, ..OpenOptions::default() };
         let image = Image::open(storage, self.host.clone(), &options)?;
         image.set_below(Some(old.device()));
         if let Some(old) = old.image() {
             image.take_over_bitmaps(old, bitmaps)?;
+        }
+        if copy_mark {
+            image.clear_copy_mark()?;
         }
         Ok(image)
     }
@@ -524,11 +535,15 @@ impl Still<'_> {
         let old = self.serving.chain.layer(0)?.clone();
         storage.lock(LockMode::Exclusive)?;
         // Durable and sealed before anything names it; the new file durable before the guest writes to it.
-        let bitmaps = match &old {
-            Layer::Lvd(image) => image.seal_below_overlay()?,
-            other => other.close().map(|()| Vec::new())?,
+        old.close()?;
+        let bitmaps: Vec<BitmapInfo> = match old.image() {
+            Some(image) => image.bitmaps().into_iter().filter(BitmapInfo::records).collect(),
+            None => Vec::new(),
         };
-        match self.disk.overlay(&old, storage, hint, granularity_shift, &bitmaps) {
+        let made = self.disk.overlay(&old, storage, hint, granularity_shift, &bitmaps);
+        // Whoever finds no overlay goes on with the old top, in which they record until then.
+        let rests = |image| old.image().map_or(Ok(()), |old| old.rest_below_overlay(&bitmaps)).map(|()| image);
+        match made.and_then(rests) {
             Ok(image) => {
                 let layers =
                     std::iter::once(Layer::Lvd(Arc::new(image))).chain(self.serving.chain.layers.iter().cloned());
