@@ -118,6 +118,7 @@ mistakes! {
     CopyAfterEnd "a pivot that is under way goes on copying after the mirror was given up"
     NoLastLook "what fell behind before the guest was held is not copied"
     FinishUnchecked "a target whose last barrier failed is pivoted to"
+    DoubtStays "guests go on with the sources although their decision to move may have been written"
     DiscardGivesUp "a discard gives blocks up, and what lies below shines through"
     IntentStaysHit "an intent that is being cleared still counts for writes that come meanwhile"
     KeptBeforeCopied "a granule counts as kept before the copy that a point in time needs is made"

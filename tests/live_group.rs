@@ -12,8 +12,10 @@ use lvd::format::Decision;
 use lvd::image::{CreateOptions, Group, Image};
 use lvd::live::{Disk, MirrorOptions, Move, Moved, pivot_together};
 use lvd::storage::{Host, OsHost, Storage};
+use lvd::switch::{Mistake, with_mistake};
 use lvd::testing::sim::{Fault, SimDisk};
 use lvd::{BlockDevice, Error, Result};
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 const SIZE: u64 = 2 * BLOCK + 700;
@@ -204,6 +206,15 @@ fn a_decision_in_doubt_stops_all_guests() {
         assert!(matches!(mirror.step(BLOCK), Err(Error::Cancelled)));
         disk.abandon(mirror).unwrap();
     }
+}
+
+/// To go on with the sources after all is found out, by a fault of the decision.
+#[test]
+fn to_go_on_in_doubt_is_noticed() {
+    let noticed = catch_unwind(|| with_mistake(Mistake::DoubtStays, || whatever_fails(KINDS[0])));
+    let found = noticed.expect_err("it is a mistake");
+    let found = found.downcast_ref::<String>().expect("a message");
+    assert!(["NoSpace", "FailSync"].iter().any(|fault| found.contains(fault)), "{found}");
 }
 
 /// Two callers wanted the same disks in a group. The marks of the second took the place of the first one's, which then
