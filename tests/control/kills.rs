@@ -25,8 +25,8 @@ fn kills() -> u64 {
 struct Case {
     command: &'static str,
     arguments: Value,
-    /// How it is completed once it is ready. What others have pulled of it by then, if they have.
-    complete: Option<fn(&Server, &mut Monitor) -> Option<Vec<u8>>>,
+    /// How it is completed once it is ready.
+    complete: Option<Complete>,
     /// Events at which it is killed: states, and names of others.
     events: &'static [&'static str],
     /// A layer lies between the guest's and the base.
@@ -34,6 +34,9 @@ struct Case {
     /// Where the guest's disk is after a kill, and whether the job has been done.
     left: fn(&Place, &Since) -> (&'static str, bool),
 }
+
+/// Completes a job, and says what others have pulled of it by then, if they have.
+type Complete = fn(&Server, &mut Monitor) -> Option<Vec<u8>>;
 
 /// The point of a bitmap that was there before the job.
 type Since = String;
