@@ -35,6 +35,7 @@ impl Client {
     }
 
     /// A client of another export, with structured replies and no contexts.
+    #[allow(dead_code, reason = "each test binary uses a part")]
     pub fn of(mut stream: UnixStream, export: &str) -> Client {
         let mut bytes = Vec::new();
         ClientFlags { flags: NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES }.put(&mut bytes);
