@@ -5,7 +5,7 @@ use super::point::{Attached, LiveBackup, PointInTime, Pull};
 use crate::chain::{Chain, Layer};
 use crate::device::{BlockDevice, Extent, Request};
 use crate::error::{Error, Result};
-use crate::format::{BitmapState, Uuid};
+use crate::format::{BitmapState, SectionKind, Uuid};
 use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions};
 use crate::jobs::{Backup, Count, Job, Lacking, Merge, Mirror, ResumableMirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
@@ -534,6 +534,7 @@ impl Still<'_> {
         }
         let old = self.serving.chain.layer(0)?.clone();
         storage.lock(LockMode::Exclusive)?;
+        self.serving.thaw_left()?;
         // Durable and sealed before anything names it; the new file durable before the guest writes to it.
         old.close()?;
         let bitmaps: Vec<BitmapInfo> = match old.image() {
@@ -799,11 +800,21 @@ impl Serving {
         let Some(mirroring) = &self.mirror else { return Ok(()) };
         match (self.chain.image(0), mirroring.target.image(0)) {
             (Ok(source), Ok(target)) => {
+                self.thaw_left()?;
                 let bitmaps: Vec<BitmapInfo> = source.bitmaps().into_iter().filter(BitmapInfo::records).collect();
                 target.take_over_bitmaps(source, &bitmaps)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes back what backups left frozen whose process died: these bitmaps record, and go on with the guest (BMP-08). No
+    /// backup is under way.
+    fn thaw_left(&self) -> Result<()> {
+        let Ok(image) = self.chain.image(0) else { return Ok(()) };
+        let left = |info: &BitmapInfo| info.kind == SectionKind::Dirty && info.state == BitmapState::Frozen;
+        let frozen = image.bitmaps().into_iter().filter(left);
+        frozen.map(|info| info.name).try_for_each(|name| image.take_back_bitmap(&name))
     }
 
     fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {
