@@ -106,6 +106,7 @@ fn first_finding(step: Step) -> Option<(&'static str, String)> {
     let about = |scenario: &&Scenario| match step.id() {
         id if id.starts_with("GRP") => scenario.name.ends_with("of a group"),
         id if id.starts_with("BAK") => scenario.name == "live backup",
+        "BMP-14" => scenario.name == "live snapshot with a bitmap",
         "ORD-97" => scenario.name == "live mirror, pivot",
         "BMP-15" => scenario.name == "bitmaps that begin with bits",
         _ => false,

@@ -10,14 +10,19 @@ use live::*;
 use lvd::chain::{Chain, ChainOptions, NoParents};
 use lvd::format::Decision;
 use lvd::image::{CreateOptions, Group, Image};
-use lvd::live::{Disk, Move, Moved, pivot_together};
+use lvd::live::{Disk, MirrorOptions, Move, Moved, pivot_together};
 use lvd::storage::{Host, OsHost, Storage};
+use lvd::switch::{Mistake, with_mistake};
 use lvd::testing::sim::{Fault, SimDisk};
 use lvd::{BlockDevice, Error, Result};
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 const SIZE: u64 = 2 * BLOCK + 700;
 const SIDES: [[&str; 2]; 2] = [["one.lvd", "one.copy.lvd"], ["two.lvd", "two.copy.lvd"]];
+/// What may be in a group beside an image that moves to another one.
+const KINDS: [[&str; 2]; 4] =
+    [SIDES[1], ["two.lvd", "two.copy.raw"], ["two.raw", "two.copy.lvd"], ["two.lvd", "two.resumed.lvd"]];
 const GROUP: &str = "group.lvg";
 
 fn host() -> Arc<dyn Host> {
@@ -29,23 +34,40 @@ fn open(files: &SimDisk, name: &str, ignore_marks: bool) -> Result<Chain> {
     let group = files.exists(GROUP).then(|| Group::open(files.open(GROUP, true)?, host()));
     let group = group.and_then(Result::ok).map(Arc::new);
     let options = ChainOptions { write: true, ignore_marks, group, ..ChainOptions::default() };
+    if name.ends_with(".raw") {
+        return Chain::open_raw(files.open(name, true)?, host(), &options);
+    }
     Chain::open(files.open(name, true)?, host(), &NoParents, &options)
 }
 
+/// Begins to mirror a disk, and has the mirror ready.
+fn mirror(files: &SimDisk, [source, target]: [&str; 2]) -> Move {
+    let disk = Disk::new(open(files, source, false).unwrap());
+    let target_chain = open(files, target, true).unwrap();
+    let mirror = match target.contains("resumed") {
+        true => disk.mirror_resumable(target_chain, "lacking", 12, &MirrorOptions::default()).unwrap(),
+        false => disk.mirror(target_chain).unwrap(),
+    };
+    until_ready(&mirror);
+    Move { disk, mirror }
+}
+
 /// Two disks with ready mirrors; the first block of each is its letter, of which the mirror lags a part behind.
-fn ready(files: &SimDisk) -> Vec<Move> {
+fn ready(files: &SimDisk, sides: [[&str; 2]; 2]) -> Vec<Move> {
     let one = |[source, target]: [&str; 2]| {
         for (name, copy_mark) in [(source, false), (target, true)] {
+            let file = files.create(name).unwrap();
             let options = CreateOptions { virtual_size: SIZE, copy_mark, ..CreateOptions::default() };
-            Image::create(&*files.create(name).unwrap(), &*host(), &options).unwrap();
+            match name.ends_with(".raw") {
+                true => file.set_size(SIZE).unwrap(),
+                false => Image::create(&*file, &*host(), &options).unwrap(),
+            }
         }
-        let disk = Disk::new(open(files, source, false).unwrap());
-        let mirror = disk.mirror(open(files, target, true).unwrap()).unwrap();
-        until_ready(&mirror);
+        let Move { disk, mirror } = mirror(files, [source, target]);
         disk.write_at(&[source.as_bytes()[0]; BLOCK as usize], 0).unwrap();
         Move { disk, mirror }
     };
-    SIDES.map(one).into()
+    sides.map(one).into()
 }
 
 /// What both disks hold then.
@@ -55,17 +77,21 @@ fn right(device: &dyn BlockDevice, [source, _]: [&str; 2]) {
     same(&content(device), &wanted, source);
 }
 
-/// Which side of both disks opens for writing: of each one, and the same.
-fn moved(files: &SimDisk) -> bool {
-    let opens = SIDES.map(|sides| sides.map(|name| open(files, name, false).is_ok()));
-    assert!(opens == [[true, false]; 2] || opens == [[false, true]; 2], "{opens:?}");
-    opens[0][1]
+/// Which side of both disks opens for writing: of each one, and the same. Of a raw file the other side and the group tell.
+fn moved(files: &SimDisk, sides: [[&str; 2]; 2]) -> bool {
+    let tell = |[source, target]: [&str; 2]| {
+        [(source, false), (target, true)]
+            .map(|(name, if_opens)| (!name.ends_with(".raw")).then(|| open(files, name, false).is_ok() == if_opens))
+    };
+    let told: Vec<bool> = sides.into_iter().flat_map(tell).flatten().collect();
+    assert!(told.iter().all(|moved| *moved == told[0]), "{sides:?}: {told:?}");
+    told[0]
 }
 
 #[test]
 fn all_guests_move() {
     let files = SimDisk::new();
-    let moves = ready(&files);
+    let moves = ready(&files, SIDES);
     let Moved { left, marks } = pivot_together(&moves, files.create(GROUP).unwrap()).unwrap();
     marks.unwrap();
     for ((Move { disk, .. }, left), sides) in moves.iter().zip(&left).zip(SIDES) {
@@ -76,10 +102,10 @@ fn all_guests_move() {
         left.close().unwrap();
     }
     drop((moves, left));
-    assert!(moved(&files));
+    assert!(moved(&files, SIDES));
     // The copies are disks by themselves now; the sources are not, whatever becomes of the group's file.
     files.remove(GROUP);
-    assert!(moved(&files));
+    assert!(moved(&files, SIDES));
     let looked_at = |name| Chain::open(files.open(name, false).unwrap(), host(), &NoParents, &ChainOptions::default());
     assert!(SIDES.iter().flatten().all(|name| looked_at(name).is_ok()), "all can be read");
 }
@@ -88,40 +114,59 @@ fn all_guests_move() {
 /// itself, some would have moved.
 #[test]
 fn whatever_fails_all_guests_are_on_one_side() {
+    KINDS.into_iter().for_each(whatever_fails);
+}
+
+fn whatever_fails(second: [&'static str; 2]) {
+    let sides = [SIDES[0], second];
     let (mut sources, mut targets, mut doubts) = (0, 0, 0);
     for fault in (1..).map(Fault::NoSpace).take(200).chain((1..).map(Fault::FailSync).take(80)) {
         let files = SimDisk::new();
-        let moves = ready(&files);
+        let moves = ready(&files, sides);
         let group = files.create(GROUP).unwrap();
         files.arm(fault);
         let result = pivot_together(&moves, group);
         let fired = files.fired();
         files.arm(Fault::None);
-        assert!(fired || result.as_ref().is_ok_and(|moved| moved.marks.is_ok()), "{fault:?}: {result:?}");
+        let what = format!("{sides:?} {fault:?}");
+        assert!(fired || result.as_ref().is_ok_and(|moved| moved.marks.is_ok()), "{what}: {result:?}");
         let side = if result.is_ok() { 1 } else { 0 };
         let names: Vec<String> = moves.iter().map(|one| one.disk.chain().name().to_string()).collect();
-        assert_eq!(names, SIDES.map(|sides| sides[side]), "{fault:?}");
+        assert_eq!(names, sides.map(|sides| sides[side]), "{what}");
         let written: Vec<Result<()>> = moves.iter().map(|one| one.disk.write_at(b"?", SIZE - 1)).collect();
-        moves.iter().zip(SIDES).for_each(|(one, sides)| assert_eq!(bytes(&*one.disk, 0..1), sides[0].as_bytes()[..1]));
+        moves.iter().zip(sides).for_each(|(one, sides)| assert_eq!(bytes(&*one.disk, 0..1), sides[0].as_bytes()[..1]));
         let in_doubt = written.iter().all(|result| matches!(result, Err(Error::Poisoned { .. })));
         let has_moved = result.is_ok();
         drop((moves, result));
         files.kill();
         // What the guests wrote in the end is on the side that counts.
-        let now = moved(&files);
+        let now = moved(&files, sides);
         match (has_moved, in_doubt) {
             (true, _) => targets += usize::from(now),
             (false, true) => doubts += 1,
             (false, false) => sources += usize::from(!now),
         }
-        assert!(in_doubt || has_moved == now, "{fault:?}");
-        for (sides, written) in SIDES.into_iter().zip(written) {
+        assert!(in_doubt || has_moved == now, "{what}");
+        for (sides, written) in sides.into_iter().zip(written) {
             let chain = open(&files, sides[usize::from(now)], false).unwrap();
-            assert_eq!(bytes(&chain, 0..BLOCK), [sides[0].as_bytes()[0]; BLOCK as usize], "{fault:?}");
-            assert!(written.is_err() || bytes(&chain, SIZE - 1..SIZE) == b"?", "{fault:?}");
+            assert_eq!(bytes(&chain, 0..BLOCK), [sides[0].as_bytes()[0]; BLOCK as usize], "{what}");
+            assert!(written.is_err() || bytes(&chain, SIZE - 1..SIZE) == b"?", "{what}");
+        }
+        if !now {
+            go_on(&files, sides);
         }
     }
-    assert!(sources > 10 && targets > 10 && doubts > 0, "{sources} {targets} {doubts}");
+    assert!(sources > 10 && targets > 10 && doubts > 0, "{second:?}: {sources} {targets} {doubts}");
+}
+
+/// The same is asked for again, with another group, onto the same targets.
+fn go_on(files: &SimDisk, sides: [[&str; 2]; 2]) {
+    for (source, target) in sides.map(|[source, target]| (source, target)) {
+        let Move { disk, mirror } = mirror(files, [source, target]);
+        disk.pivot(&mirror).unwrap();
+        assert_eq!(bytes(&*disk, 0..1), source.as_bytes()[..1]);
+        disk.close().unwrap();
+    }
 }
 
 /// The decision is written, and the host says that it is not. To go on with the sources would lose what the guests write
@@ -161,6 +206,15 @@ fn a_decision_in_doubt_stops_all_guests() {
         assert!(matches!(mirror.step(BLOCK), Err(Error::Cancelled)));
         disk.abandon(mirror).unwrap();
     }
+}
+
+/// To go on with the sources after all is found out, by a fault of the decision.
+#[test]
+fn to_go_on_in_doubt_is_noticed() {
+    let noticed = catch_unwind(|| with_mistake(Mistake::DoubtStays, || whatever_fails(KINDS[0])));
+    let found = noticed.expect_err("it is a mistake");
+    let found = found.downcast_ref::<String>().expect("a message");
+    assert!(["NoSpace", "FailSync"].iter().any(|fault| found.contains(fault)), "{found}");
 }
 
 /// Two callers wanted the same disks in a group. The marks of the second took the place of the first one's, which then

@@ -49,7 +49,6 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("BMP-08", Reading),
     ("BMP-10", Test("bitmaps_are_their_model")),
     ("BMP-12", Test("a_rolled_back_image_has_the_point_of_then")),
-    ("BMP-14", Test("bitmaps_go_with_the_guest")),
     ("CHN-08", Reading),
     ("CHN-09", Reading),
     ("CHN-11", Test("qemu_is_kept_out")),

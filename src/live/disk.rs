@@ -6,7 +6,7 @@ use super::point::{Attached, LiveBackup, PointInTime, Pull};
 use crate::chain::{Chain, Layer};
 use crate::device::{BlockDevice, Extent, Request};
 use crate::error::{Error, Result};
-use crate::format::{BitmapState, Uuid};
+use crate::format::{BitmapState, SectionKind, Uuid};
 use crate::image::{BitmapInfo, CreateOptions, Image, OpenOptions};
 use crate::jobs::{Backup, Count, Job, Lacking, Merge, Mirror, ResumableMirror, Stream, Work};
 use crate::storage::{Host, LockMode, Storage};
@@ -132,13 +132,24 @@ impl Disk {
         bitmaps: &[BitmapInfo],
     ) -> Result<Image> {
         let parent = Some(old.link(old.size(), hint)?);
-        let options = CreateOptions { virtual_size: old.size(), granularity_shift, parent, ..CreateOptions::default() };
+        // Without its bitmaps it must not be found and taken for the disk.
+        let copy_mark = !bitmaps.is_empty() && !skipped(Step::BitmapsGoOn);
+        let options = CreateOptions {
+            virtual_size: old.size(),
+            granularity_shift,
+            parent,
+            copy_mark,
+            ..CreateOptions::default()
+        };
         Image::create(&*storage, &*self.host, &options)?;
-        let options = OpenOptions { write: true, ..OpenOptions::default() };
+        let options = OpenOptions { write: true, ignore_marks: copy_mark, ..OpenOptions::default() };
         let image = Image::open(storage, self.host.clone(), &options)?;
         image.set_below(Some(old.device()));
         if let Some(old) = old.image() {
             image.take_over_bitmaps(old, bitmaps)?;
+        }
+        if copy_mark {
+            image.clear_copy_mark()?;
         }
         Ok(image)
     }
@@ -551,12 +562,17 @@ impl Still<'_> {
         }
         let old = self.serving.chain.layer(0)?.clone();
         storage.lock(LockMode::Exclusive)?;
+        self.serving.thaw_left()?;
         // Durable and sealed before anything names it; the new file durable before the guest writes to it.
-        let bitmaps = match &old {
-            Layer::Lvd(image) => image.seal_below_overlay()?,
-            other => other.close().map(|()| Vec::new())?,
+        old.close()?;
+        let bitmaps: Vec<BitmapInfo> = match old.image() {
+            Some(image) => image.bitmaps().into_iter().filter(BitmapInfo::records).collect(),
+            None => Vec::new(),
         };
-        match self.disk.overlay(&old, storage, hint, granularity_shift, &bitmaps) {
+        let made = self.disk.overlay(&old, storage, hint, granularity_shift, &bitmaps);
+        // Whoever finds no overlay goes on with the old top, in which they record until then.
+        let rests = |image| old.image().map_or(Ok(()), |old| old.rest_below_overlay(&bitmaps)).map(|()| image);
+        match made.and_then(rests) {
             Ok(image) => {
                 let layers =
                     std::iter::once(Layer::Lvd(Arc::new(image))).chain(self.serving.chain.layers.iter().cloned());
@@ -812,11 +828,21 @@ impl Serving {
         let Some(mirroring) = &self.mirror else { return Ok(()) };
         match (self.chain.image(0), mirroring.target.image(0)) {
             (Ok(source), Ok(target)) => {
+                self.thaw_left()?;
                 let bitmaps: Vec<BitmapInfo> = source.bitmaps().into_iter().filter(BitmapInfo::records).collect();
                 target.take_over_bitmaps(source, &bitmaps)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes back what backups left frozen whose process died: these bitmaps record, and go on with the guest (BMP-08). No
+    /// backup is under way.
+    fn thaw_left(&self) -> Result<()> {
+        let Ok(image) = self.chain.image(0) else { return Ok(()) };
+        let left = |info: &BitmapInfo| info.kind == SectionKind::Dirty && info.state == BitmapState::Frozen;
+        let frozen = image.bitmaps().into_iter().filter(left);
+        frozen.map(|info| info.name).try_for_each(|name| image.take_back_bitmap(&name))
     }
 
     fn submit(&self, batch: &mut [Request<'_>]) -> Vec<Result<()>> {

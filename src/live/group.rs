@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::Uuid;
 use crate::image::Group;
 use crate::storage::Storage;
-use crate::switch::{Step, skipped};
+use crate::switch::{Mistake, Step, planted, skipped};
 use crate::sync::Arc;
 
 /// A disk, and the mirror to whose target its guest is to move.
@@ -79,6 +79,9 @@ fn decide(moves: &[Move], mut held: Vec<Still<'_>>, group: &Group) -> Result<Mov
     }
     let decided = group.decide();
     if let Err(error) = decided {
+        if planted(Mistake::DoubtStays) {
+            return Err(error);
+        }
         moves.iter().for_each(|one| one.mirror.stop());
         held.iter_mut().for_each(|still| still.serving.doubt(format!("has {} moved? {error}", group.name())));
         return Err(error);

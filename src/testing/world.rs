@@ -91,6 +91,12 @@ impl World {
         self.with(view, |view| view.bitmaps.push(name));
     }
 
+    /// The bitmaps of `other` go on in `view`: whenever that opens it has them.
+    pub fn carry_bitmaps(&mut self, view: &str, other: &str) {
+        let (points, bitmaps) = self.with(other, |other| (other.points.clone(), other.bitmaps.clone()));
+        self.with(view, |view| (view.points, view.bitmaps) = (points, bitmaps));
+    }
+
     /// Whether `view` must have a valid bitmap of this name.
     pub fn promised_bitmap(&self, view: &str, name: &str) -> bool {
         self.with(view, |view| view.bitmaps.contains(&name))

@@ -45,9 +45,18 @@ impl Server {
     }
 
     pub fn guest(&self) -> Client {
+        Client::new(self.connect())
+    }
+
+    /// A client of another export than `disk`.
+    pub fn guest_of(&self, export: &str) -> Client {
+        Client::of(self.connect(), export)
+    }
+
+    fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.nbd).expect("somebody listens");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
-        Client::new(stream)
+        stream
     }
 
     pub fn pid(&self) -> String {
@@ -91,10 +100,15 @@ impl Monitor {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    /// A command and its answer.
-    pub fn ask(&mut self, name: &str, arguments: Value) -> Value {
+    /// A command whose answer is not looked at.
+    pub fn send(&mut self, name: &str, arguments: Value) {
         let text = format!("{}\n", json!({ "execute": name, "arguments": arguments, "id": name }));
         self.stream.get_mut().write_all(text.as_bytes()).expect("sent");
+    }
+
+    /// A command and its answer.
+    pub fn ask(&mut self, name: &str, arguments: Value) -> Value {
+        self.send(name, arguments);
         loop {
             let message = self.receive();
             if message.get("event").is_some() {
@@ -126,10 +140,11 @@ impl Monitor {
 
     /// The next event.
     pub fn event(&mut self) -> Value {
-        match self.events.pop_front() {
-            Some(event) => event,
-            None => self.receive(),
+        let mut next = self.events.pop_front().unwrap_or_else(|| self.receive());
+        while next.get("event").is_none() {
+            next = self.receive();
         }
+        next
     }
 
     /// The next event of that name; those before it are dropped.

@@ -4,11 +4,11 @@ use crate::rig::*;
 use lvd::BlockDevice;
 use lvd::Error;
 use lvd::chain::Chain;
-use lvd::image::{CreateOptions, Image, NewBitmap, OpenOptions};
+use lvd::format::Decision;
+use lvd::image::{CreateOptions, Group, Image, NewBitmap, OpenOptions};
 use lvd::jobs::Job;
-use lvd::live::{BackupOptions, BackupPlan, LiveMirror, MirrorOptions, Pace};
-use lvd::storage::Host;
-use lvd::storage::Storage;
+use lvd::live::{BackupOptions, BackupPlan, LiveMirror, MirrorOptions, Move, Pace, pivot_together};
+use lvd::storage::{Host, Storage};
 use lvd::testing::host::SimHost;
 use shuttle::thread::spawn;
 use std::ops::Range;
@@ -35,6 +35,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_bounded_lag_stays_within_its_bound", a_bounded_lag_stays_within_its_bound),
     ("mirrors_under_endless_load", mirrors_under_endless_load),
     ("merges_of_the_active_layer", merges_of_the_active_layer),
+    ("groups_whose_decision_fails", groups_whose_decision_fails),
     ("bitmaps_miss_nothing", bitmaps_miss_nothing),
     ("backups_are_of_one_instant", backups_are_of_one_instant),
     ("what_is_pulled_is_of_one_instant", what_is_pulled_is_of_one_instant),
@@ -623,6 +624,33 @@ pub(crate) fn merges_of_the_active_layer() {
     assert!(mark.is_none(), "the base is whole");
 }
 
+/// The file of a group fails. Whatever it may be found to say, what a guest was told to be written is on the side that
+/// counts then.
+pub(crate) fn groups_whose_decision_fails() {
+    let mut rig = Rig::new(&layers(1), 1);
+    let (source, (_, target)) = (rig.disk.chain(), rig.target(true));
+    let copy = target.image(0).unwrap().clone();
+    let mirror = rig.disk.mirror_with(target, &options(pace())).unwrap();
+    while !mirror.step(SIZE).unwrap().ready {}
+    let group = Store::new("group");
+    group.arm(if once_in(2) { Fault::Sync(1 + below(7)) } else { Fault::Write(1 + below(5)) });
+    // Guests are refused once nobody knows where the disk is.
+    rig.faulty.store(true, Ordering::Relaxed);
+    rig.batches = false;
+    rig.start_guests(4);
+    let moved = pivot_together(&[Move { disk: rig.disk.clone(), mirror }], group.clone());
+    rig.finish();
+    if rig.disk.write_at(&[199; CELL as usize], 0).is_err() {
+        assert!(matches!(moved, Err(Error::NoSpace { .. })), "{moved:?}");
+        return;
+    }
+    let says = |file: Arc<dyn Storage>| Group::open(file, rig.host.clone()).map(|group| group.decision());
+    for found in [says(group.clone()), says(group.durable())] {
+        let side: &dyn BlockDevice = if matches!(found, Ok(Decision::Moved)) { &*copy } else { &*source };
+        assert_eq!(content(side)[0], 199, "the file says {found:?}");
+    }
+}
+
 macro_rules! tests {
     ($($story:ident)*) => {
         $(#[test]
@@ -654,5 +682,6 @@ mod run {
         a_bounded_lag_stays_within_its_bound
         mirrors_under_endless_load
         merges_of_the_active_layer
+        groups_whose_decision_fails
     }
 }

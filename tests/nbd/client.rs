@@ -33,6 +33,22 @@ impl Client {
         fetch_opening(&mut stream);
         Client { stream, cookies: 0 }
     }
+
+    /// A client of another export, with structured replies and no contexts.
+    #[allow(dead_code, reason = "each test binary uses a part")]
+    pub fn of(mut stream: UnixStream, export: &str) -> Client {
+        let mut bytes = Vec::new();
+        ClientFlags { flags: NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES }.put(&mut bytes);
+        let go = [&(export.len() as u32).to_be_bytes(), export.as_bytes(), &[0, 0]].concat();
+        for (option, data) in [(NBD_OPT_STRUCTURED_REPLY, &[][..]), (NBD_OPT_GO, &go)] {
+            OptionHead { magic: IHAVEOPT, option, length: data.len() as u32 }.put(&mut bytes);
+            bytes.extend_from_slice(data);
+        }
+        stream.write_all(&bytes).expect("sent");
+        stream.read_exact(&mut [0; 18]).expect("a greeting");
+        fetch_opening(&mut stream);
+        Client { stream, cookies: 0 }
+    }
 }
 
 impl<S: Read + Write> Client<S> {

@@ -398,30 +398,27 @@ impl Image {
         })
     }
 
-    /// Seals the image for an overlay above it: what records is disabled at the point that the overlay's link names.
-    /// Returns those that recorded and were valid.
+    /// Ends the recording of `bitmaps` in this image, which is sealed: they go on in an overlay of it, and tell here of
+    /// what had changed at the point that the overlay's link names.
     ///
     /// # Errors
     /// The host's. What was disabled may be enabled again, nothing having been written meanwhile.
-    pub fn seal_below_overlay(&self) -> Result<Vec<BitmapInfo>> {
-        let recording: Vec<BitmapInfo> = self.bitmaps().into_iter().filter(BitmapInfo::records).collect();
-        let here = read(&self.layout).bitmaps.recording();
-        if !here {
-            self.seal()?;
-        } else {
+    pub fn rest_below_overlay(&self, bitmaps: &[BitmapInfo]) -> Result<()> {
+        let here = read(&self.layout).bitmaps.infos(&self.header());
+        let (own, beside): (Vec<_>, Vec<_>) =
+            bitmaps.iter().partition(|info| here.iter().any(|own| own.name == info.name));
+        if !own.is_empty() {
             self.change_bitmaps(|_, draft| {
                 let epoch = draft.header.epoch;
                 for bitmap in &mut draft.header.bitmaps {
-                    if recording.iter().any(|info| info.name == bitmap.name) {
+                    if own.iter().any(|info| info.name == bitmap.name) {
                         (bitmap.state, bitmap.epoch) = (BitmapState::Disabled, epoch);
                     }
                 }
                 Ok(())
             })?;
         }
-        // Those in sidecars, under the epoch that the image has by now.
-        recording.iter().try_for_each(|info| self.disable_bitmap(&info.name))?;
-        Ok(recording)
+        beside.iter().try_for_each(|info| self.disable_bitmap(&info.name))
     }
 
     /// The dirty stretches of the bitmap `name`, in bytes.

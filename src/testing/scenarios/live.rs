@@ -61,22 +61,29 @@ pub(super) const SNAPSHOT: Scenario = Scenario {
         }
         w.durable("over", || disk.close())
     },
-    recover: |w| {
-        if !w.promised("over") {
-            // Whoever is told of no new top goes on with the old one, and may ask again.
-            w.carry_on("top", "top.lvd")?;
-            let disk = Disk::new(w.open("top.lvd")?);
-            guest(w, "top", &disk, 0)?;
-            snapshot(w, &disk)?;
-            w.durable("over", || disk.close())?;
-        }
-        w.carry_on("over", "over.lvd")
-    },
+    recover: after_snapshot,
 };
+
+/// The same of a disk whose changes a bitmap tells of.
+pub(super) const SNAPSHOT_WITH_BITMAP: Scenario =
+    Scenario { name: "live snapshot with a bitmap", setup: super::bitmaps::overlay, ..SNAPSHOT };
+
+/// Whoever was told of no new top, and finds none, goes on with the old one, and may ask again.
+fn after_snapshot(w: &mut World) -> Result<()> {
+    if !w.promised("over") && w.open("over.lvd").is_err() {
+        w.carry_on("top", "top.lvd")?;
+        let disk = Disk::new(w.open("top.lvd")?);
+        guest(w, "top", &disk, 0)?;
+        snapshot(w, &disk)?;
+        w.durable("over", || disk.close())?;
+    }
+    w.carry_on("over", "over.lvd")
+}
 
 fn snapshot(w: &mut World, disk: &Arc<Disk>) -> Result<()> {
     let model = w.model("top").unwrap_or_else(|| Model::zeros(SIZE)).durable();
     w.view("over", over, model, false);
+    w.carry_bitmaps("over", "top");
     let file = w.file("over.lvd")?;
     w.disk.note("snapshot", 0..0);
     w.durable("top", || disk.snapshot(file, super::files::hint("top.lvd"), 12))?;

@@ -60,6 +60,7 @@ pub const ALL: &[&Scenario] = &[
     &merging::MERGE_INTO_RAW,
     &merging::MERGE_AND_EMPTY,
     &live::SNAPSHOT,
+    &live::SNAPSHOT_WITH_BITMAP,
     &live::STREAM,
     &live::MERGE_BELOW,
     &live::MIRROR_ABANDON,
