@@ -135,9 +135,9 @@ fn what_waits_goes_with_its_connection() {
 fn far_writes_go_together_and_near_reads_go_past_them() {
     let disk = Far(Disk::new(vec![7; SIZE]), Arc::default());
     let (server, _ours, client) = far_client(&disk);
+    let writes: Vec<[u8; 512]> = (0..100).map(|number| [number; 512]).collect();
     thread::scope(|scope| {
         let client = &client;
-        let writes: Vec<[u8; 512]> = (0..100).map(|number| [number; 512]).collect();
         let pieces: Vec<(u64, &[u8])> = (0..).step_by(512).zip(writes.iter().map(|data| &data[..])).collect();
         let writing = scope.spawn(move || client.write_batch(&pieces));
         let (state, changed) = &*disk.1;
