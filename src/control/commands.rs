@@ -521,6 +521,7 @@ fn yes() -> bool {
 fn on_top(server: &Server, device: &str, verb: impl FnOnce(&Image) -> crate::Result<()>) -> Answer {
     let device = server.device(device)?;
     let _layers = lock(&device.layers);
+    device.disk.still().thaw_left()?;
     verb(device.disk.chain().image(0)?)?;
     done()
 }

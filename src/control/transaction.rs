@@ -254,6 +254,7 @@ impl All<'_> {
 
     fn make(&mut self) -> Result<()> {
         let mut still = Disk::all_still(self.devices.iter().map(|device| &device.disk));
+        still.iter_mut().try_for_each(Still::thaw_left)?;
         for (number, opened) in std::mem::take(&mut self.opened).into_iter().enumerate() {
             match self.make_one(&mut still, number, opened) {
                 Ok(made) => self.made.push(made),

@@ -1,8 +1,9 @@
 //! Several guests that move to the targets of their mirrors at once: after any crash all of them have, or none
 //! (`spec/groups.md`, section 4).
 
-use super::disk::{Disk, Still};
+use super::disk::Disk;
 use super::mirror::LiveMirror;
+use super::still::Still;
 use crate::chain::Chain;
 use crate::error::{Error, Result};
 use crate::format::Uuid;

@@ -365,6 +365,55 @@ fn a_backup_that_was_killed_is_asked_for_again() {
     holds(&place, "1.lvd", &model);
 }
 
+/// A server that was killed amid a backup left the bitmap frozen. Until the next backup each verb said that it is frozen for
+/// one, though none was under way, and a transaction could not clear it.
+#[test]
+fn what_a_killed_backup_has_left_frozen_is_in_nobodys_way() {
+    let about = json!({ "node": "disk", "name": "daily" });
+    let frozen = |kill: bool| {
+        let place = Place::new();
+        let (server, mut monitor, model) = serve(&place);
+        let backup = |target: &str, job: &str| json!({ "device": "disk", "job-id": job, "target": target, "sync": "full", "bitmap": "daily" });
+        beside(&server, &mut monitor, model, backup("0.lvd", "first"));
+        let mut slow = backup("1.lvd", "second");
+        slow["speed"] = json!(1 << 16);
+        monitor.ok("drive-backup", slow);
+        if !kill {
+            monitor.fails("block-dirty-bitmap-clear", about.clone(), "GenericError", "frozen for a backup");
+            server.stop().ok();
+            return None;
+        }
+        server.signal("KILL");
+        let mut server = server;
+        server.end();
+        Some(place)
+    };
+    assert!(frozen(false).is_none(), "one that runs has the bitmap");
+    let ways: [&[(&str, serde_json::Value)]; 3] = [
+        &[("block-dirty-bitmap-clear", about.clone())],
+        &[("block-dirty-bitmap-disable", about.clone()), ("block-dirty-bitmap-enable", about.clone())],
+        &[(
+            "transaction",
+            json!({ "actions": [
+                { "type": "block-dirty-bitmap-clear", "data": about },
+                { "type": "blockdev-snapshot-sync", "data": { "device": "disk", "snapshot-file": "over.lvd" } },
+            ] }),
+        )],
+    ];
+    for way in ways {
+        let place = frozen(true).expect("killed");
+        let server = Server::start(&place);
+        let mut monitor = server.monitor();
+        for (command, arguments) in way {
+            monitor.ok(command, arguments.clone());
+        }
+        let bitmaps = monitor.ok("query-block", json!({}))[0]["inserted"]["dirty-bitmaps"].clone();
+        assert_eq!((bitmaps.as_array().map(Vec::len), &bitmaps[0]["name"]), (Some(1), &json!("daily")), "{bitmaps}");
+        assert_eq!(bitmaps[0]["recording"], true, "{way:?}: {bitmaps}");
+        server.stop().ok();
+    }
+}
+
 /// What makes no sense is said before a file is made.
 #[test]
 fn wrong_backups_are_refused() {
