@@ -37,6 +37,7 @@ steps! {
     RewriteHeader "ORD-21" "a session rewrites the newest header slot as it was, before its first barrier"
     RewritePages "ORD-22" "after an unclean session written pages are rewritten as they were, before that barrier"
     MendSlot "ORD-23" "a slot that differs from the newest header is made equal to it, and barriered, before an update writes it"
+    EmptySlot "ORD-24" "the first 512 bytes of such a slot are zeroed, and barriered, before it is made equal to the newest header"
     OtherSlot "ORD-30" "an update writes the slot that does not hold the newest barriered header"
     HeaderBarrier "ORD-31" "a header is barriered before anything relies on it"
     EqualSlots "ORD-32" "both slots are equal and barriered before what only the older header names is reused"

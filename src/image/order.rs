@@ -4,7 +4,7 @@ use super::alloc::Allocation;
 use super::{Group, Image};
 use crate::error::{Error, Result};
 use crate::format::{Chosen, Header, HostFormat, Section, State, Uuid};
-use crate::limits::{PAGE_SIZE, SLOT_SIZE};
+use crate::limits::{PAGE_SIZE, SECTOR_SIZE, SLOT_SIZE};
 use crate::storage::{Host, Storage};
 use crate::switch::{Step, skipped};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, OnceLock, Ordering, lock, wait};
@@ -247,12 +247,24 @@ impl Order {
             self.sync_both()?;
         }
         if !slots.equal && !skipped(Step::MendSlot) {
-            // Sectors of a header that never arrived whole must not be made whole by the next one's.
-            self.file.write_at(&slots.bytes, (1 - slots.newest) as u64 * SLOT_SIZE)?;
-            self.file.sync()?;
+            self.mend(&slots.bytes, (1 - slots.newest) as u64 * SLOT_SIZE)?;
         }
         slots.begun = true;
         Ok(())
+    }
+
+    /// Makes the slot at `offset` equal to the newest header. In it may be sectors of one that never arrived whole: neither
+    /// these bytes nor those of the next header may make it whole.
+    fn mend(&self, newest: &[u8], offset: u64) -> Result<()> {
+        if !skipped(Step::EmptySlot) {
+            let mut page = vec![0; PAGE_SIZE as usize];
+            self.file.read_at(&mut page, offset)?;
+            page[..SECTOR_SIZE as usize].fill(0);
+            self.file.write_at(&page, offset)?;
+            self.file.sync()?;
+        }
+        self.file.write_at(newest, offset)?;
+        self.file.sync()
     }
 
     /// What this open has found, and may have shown to a guest, is durable afterwards: a flush owes that even if

@@ -66,6 +66,17 @@ impl Limits {
     /// As much, for a scenario in which much more happens: it goes on after fewer of its states.
     pub const LONG: Limits = Limits { sample: 500, recovery_period: 600, ..Limits::USUAL };
 
+    /// For one of thousands of short stories.
+    pub const SHORT: Limits = Limits {
+        exhaustive: 1 << 9,
+        sample: 60,
+        nested: 8,
+        recovery_period: 60,
+        depth: 1,
+        faults: 2,
+        stop_at_first: false,
+    };
+
     /// Everything up to 2^20 states a point.
     pub const FULL: Limits = Limits {
         exhaustive: 1 << 20,
@@ -116,6 +127,18 @@ pub struct Report {
     pub faults: u64,
     /// What broke a law.
     pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Counts what `other` counts, too. What it found stays with it.
+    pub fn add(&mut self, other: &Report) {
+        self.points += other.points;
+        self.exhaustive += other.exhaustive;
+        self.states += other.states;
+        self.disks += other.disks;
+        self.recoveries += other.recoveries;
+        self.faults += other.faults;
+    }
 }
 
 #[derive(Default)]

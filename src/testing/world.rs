@@ -67,6 +67,11 @@ impl World {
         Arc::clone(&self.branch.explorer).go_on(self, false);
     }
 
+    /// The name of its scenario.
+    pub fn story(&self) -> &str {
+        self.branch.path.split('/').next().unwrap_or_default()
+    }
+
     /// What broke a law so far.
     pub fn findings(&self) -> Vec<Finding> {
         self.branch.explorer.findings()

@@ -24,14 +24,15 @@ pub struct Life(Vec<Event>);
 
 /// A stretch of the disk, in sectors, with an odd start and end now and then.
 #[derive(Debug, Clone, Copy, Arbitrary)]
-struct Stretch {
-    start: u8,
-    length: u8,
-    odd: Option<(u8, u8)>,
+pub(in crate::testing) struct Stretch {
+    pub(in crate::testing) start: u8,
+    pub(in crate::testing) length: u8,
+    pub(in crate::testing) odd: Option<(u8, u8)>,
 }
 
+/// What can happen to the disk of [`LIFE`].
 #[derive(Debug, Clone, Copy, Arbitrary)]
-enum Event {
+pub(in crate::testing) enum Event {
     Write(Stretch),
     Zero(Stretch, bool),
     Discard(Stretch),
@@ -57,7 +58,7 @@ enum Event {
 }
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
-enum Mishap {
+pub(in crate::testing) enum Mishap {
     Kill(u8),
     FailBarrier(u8),
     NoSpace(u8),
@@ -140,7 +141,7 @@ fn frozen(disk: &Chain) -> Result<bool> {
 }
 
 /// One event of a disk, which is then open, perhaps anew.
-fn happen(world: &mut World, disk: Chain, event: Event) -> Result<Chain> {
+pub(in crate::testing) fn happen(world: &mut World, disk: Chain, event: Event) -> Result<Chain> {
     use crate::device::BlockDevice;
     let size = disk.size();
     match event {

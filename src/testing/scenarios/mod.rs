@@ -13,11 +13,14 @@ mod making;
 mod merging;
 mod moving;
 mod resizing;
+mod sequences;
 
 use super::crash::Scenario;
 use super::world::World;
 use crate::chain::Chain;
 use crate::error::Result;
+
+pub use sequences::sequences;
 
 /// All of them.
 pub const ALL: &[&Scenario] = &[
@@ -65,6 +68,7 @@ pub const ALL: &[&Scenario] = &[
     &live::MERGE_BELOW,
     &live::MIRROR_ABANDON,
     &moving::GROUP_PIVOT,
+    &sequences::TORN_TWICE,
 ];
 
 /// More, in which so much happens that [`Limits::USUAL`](super::crash::Limits::USUAL) take minutes.
