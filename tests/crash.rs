@@ -4,9 +4,13 @@
 //! finding names, and prints what led there. `LVD_CRASH_LENGTH=N` (2) has all sequences of at most N events. `LVD_CRASH_ONLY=NAME` explores one scenario, `LVD_CRASH_STEP=RULE`
 //! leaves out one step.
 
+mod records;
+
 use lvd::switch::{Step, without_step};
 use lvd::testing::crash::{Explorer, Finding, Limits, Report, Scenario};
 use lvd::testing::scenarios::{ALL, LONG, sequences};
+use records::record;
+use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,12 +60,13 @@ fn no_state_of_any_scenario_breaks_a_law() {
     };
     let reports = each(&scenarios, timed);
     print_head();
-    let mut sum = Report::default();
+    let (mut sum, mut rows) = (Report::default(), Vec::new());
     for ((scenario, _), (report, time)) in scenarios.iter().zip(&reports) {
-        print_row(scenario.name, report, *time);
+        rows.push(row(scenario.name, report, *time));
         sum.add(report);
     }
-    print_row("all", &sum, start.elapsed());
+    rows.push(row("all", &sum, start.elapsed()));
+    record("crash", &json!({ "full": full(), "rows": rows }));
     let findings: Vec<&Finding> = reports.iter().flat_map(|(report, _)| &report.findings).collect();
     for finding in findings.iter().take(3) {
         println!("\n{finding}");
@@ -74,19 +79,20 @@ fn no_state_of_any_scenario_breaks_a_law() {
 fn no_state_of_a_short_sequence_breaks_a_law() {
     let start = Instant::now();
     let longest = std::env::var("LVD_CRASH_LENGTH").map_or(2, |text| text.parse().expect("a length"));
-    let (mut sum, mut findings) = (Report::default(), Vec::new());
+    let (mut sum, mut rows, mut findings) = (Report::default(), Vec::new(), Vec::new());
     print_head();
     for length in 1..=longest {
         let start = Instant::now();
         let scenarios = sequences(length);
         let reports = each(&scenarios, |scenario| Explorer::explore(scenario, Limits::SHORT));
-        let mut row = Report::default();
-        reports.iter().for_each(|report| row.add(report));
-        print_row(&format!("{} of {length}", scenarios.len()), &row, start.elapsed());
-        sum.add(&row);
+        let mut these = Report::default();
+        reports.iter().for_each(|report| these.add(report));
+        rows.push(row(&format!("{} of {length}", scenarios.len()), &these, start.elapsed()));
+        sum.add(&these);
         findings.extend(reports.into_iter().flat_map(|report| report.findings));
     }
-    print_row("all", &sum, start.elapsed());
+    rows.push(row("all", &sum, start.elapsed()));
+    record("sequences", &json!({ "rows": rows }));
     for finding in findings.iter().take(3) {
         println!("\n{finding}");
     }
@@ -100,9 +106,14 @@ fn print_head() {
     );
 }
 
-fn print_row(name: &str, report: &Report, time: Duration) {
+/// Prints a row, and returns it for the record.
+fn row(name: &str, report: &Report, time: Duration) -> Value {
     let Report { points, exhaustive, states, disks, recoveries, faults, .. } = report;
     println!("{name:28} {points:>7} {exhaustive:>7} {states:>9} {disks:>9} {recoveries:>8} {faults:>6}   {time:.1?}");
+    json!({
+        "name": name, "points": points, "in_full": exhaustive, "states": states, "disks": disks, "go_on": recoveries,
+        "faults": faults, "seconds": time.as_secs_f64(),
+    })
 }
 
 #[test]
@@ -118,6 +129,10 @@ fn every_step_is_needed() {
             None => println!("{:8} NOT FOUND                    {}", step.id(), step.rule()),
         }
     }
+    let rows = steps.iter().zip(&found).map(|(step, found)| {
+        json!({ "rule": step.id(), "text": step.rule(), "scenario": found.as_ref().map(|(scenario, _)| scenario) })
+    });
+    record("steps", &json!({ "rows": rows.collect::<Vec<_>>() }));
     let missing: Vec<&Step> =
         steps.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(step, _)| step).collect();
     assert!(missing.is_empty(), "nothing breaks without {missing:?}");

@@ -225,7 +225,11 @@ impl Explorer {
             (1..=n).step_by(step as usize)
         };
         let kills = spread(operations + 1).map(Fault::Kill);
-        let faults = kills.chain(spread(syncs).map(Fault::FailSync)).chain(spread(operations).map(Fault::NoSpace));
+        let faults = kills
+            .chain(spread(syncs).map(Fault::FailSync))
+            .chain(spread(operations).map(Fault::NoSpace))
+            .chain(spread(operations).map(Fault::Full))
+            .chain(spread(operations).map(Fault::Gone));
         for fault in faults {
             if self.stopped() {
                 return;
@@ -433,7 +437,9 @@ fn fault_name(fault: Fault) -> String {
         Fault::None => "none".into(),
         Fault::Kill(n) => format!("kill{n}"),
         Fault::FailSync(n) => format!("eio{n}"),
-        Fault::NoSpace(n) => format!("full{n}"),
+        Fault::NoSpace(n) => format!("nospace{n}"),
+        Fault::Full(n) => format!("full{n}"),
+        Fault::Gone(n) => format!("gone{n}"),
     }
 }
 
@@ -444,7 +450,9 @@ fn parse_fault(name: &str) -> Option<Fault> {
         _ => number("kill")
             .map(Fault::Kill)
             .or_else(|| number("eio").map(Fault::FailSync))
-            .or_else(|| number("full").map(Fault::NoSpace)),
+            .or_else(|| number("nospace").map(Fault::NoSpace))
+            .or_else(|| number("full").map(Fault::Full))
+            .or_else(|| number("gone").map(Fault::Gone)),
     }
 }
 

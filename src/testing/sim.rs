@@ -28,6 +28,11 @@ pub enum Fault {
     FailSync(u64),
     /// This operation finds no space: a write has then put half of its sectors into the page cache.
     NoSpace(u64),
+    /// As [`NoSpace`](Fault::NoSpace), and so do all that come after it.
+    Full(u64),
+    /// The host is gone: this operation fails with EIO, as do all that come after it, and reads. What is in the page cache
+    /// is there for the next process.
+    Gone(u64),
 }
 
 /// An operation as a trace shows it.
@@ -324,6 +329,9 @@ impl SimStorage {
         if self.handle < inner.dead_below {
             return Err(self.failed("the process is dead", io::Error::other("killed")));
         }
+        if inner.fired && matches!(inner.fault, Some(Fault::Gone(_))) {
+            return Err(self.failed("the host is gone", io::Error::from_raw_os_error(5)));
+        }
         Ok(inner)
     }
 
@@ -350,10 +358,15 @@ impl SimStorage {
                 inner.kill();
                 Err(self.failed("the process is dead", io::Error::other("killed")))
             }
-            Some(Fault::NoSpace(at)) if at == now => {
+            Some(Fault::NoSpace(at) | Fault::Full(at)) if at == now => {
                 act(&mut inner.files[self.file], number, Reach::Half);
                 inner.fired = true;
                 Err(Error::NoSpace { file: self.name.clone() })
+            }
+            Some(Fault::Full(_)) if inner.fired => Err(Error::NoSpace { file: self.name.clone() }),
+            Some(Fault::Gone(at)) if at == now => {
+                inner.fired = true;
+                Err(self.failed(what, io::Error::from_raw_os_error(5)))
             }
             _ => {
                 act(&mut inner.files[self.file], number, Reach::Whole);
@@ -378,6 +391,10 @@ impl SimStorage {
             inner.fired = true;
             inner.kill();
             return Err(self.failed("the process is dead", io::Error::other("killed")));
+        }
+        if inner.fault == Some(Fault::Gone(operations)) {
+            inner.fired = true;
+            return Err(self.failed("barrier", io::Error::from_raw_os_error(5)));
         }
         if inner.fault == Some(Fault::FailSync(syncs)) {
             inner.fired = true;

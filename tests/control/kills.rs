@@ -6,6 +6,7 @@
 use crate::client::Client;
 use crate::common::{self, MIB, Place, Random, Run, content, feed, lvd as command};
 use crate::lvd;
+use crate::records::record;
 use crate::rig::{Monitor, Server};
 use lvd::nbd::proto::NBD_CMD_WRITE;
 use serde_json::{Value, json};
@@ -19,6 +20,12 @@ const SIZE: usize = 4 << 20;
 
 fn kills() -> u64 {
     std::env::var("LVD_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+/// All kills of this test are over.
+fn survived() {
+    let test = thread::current().name().unwrap_or_default().replace("kills::", "");
+    record(&format!("kills-{test}"), &json!({ "name": test, "kills": kills() }));
 }
 
 /// A job, and what may be known of it from outside.
@@ -253,6 +260,7 @@ fn killed(case: &Case) {
         lvd!("check", place.path(disk)).ok();
         known.check(&content(&place.path(disk)), &what);
     }
+    survived();
 }
 
 fn info(place: &Place, name: &str) -> Option<Value> {
@@ -539,6 +547,7 @@ fn a_pivot_of_a_group_is_killed() {
         copies.images().iter().for_each(|file| drop(lvd!("check", place.path(file)).ok()));
         copies.content(&place).iter().zip(&known).for_each(|(found, known)| known.check(found, &what));
     }
+    survived();
 }
 
 /// Of a transaction all, a part, or nothing may be left; but each disk goes on in the new overlay if that opens, and else in
@@ -611,6 +620,7 @@ fn a_transaction_is_killed() {
             known.check(&content(&place.path(copy)), &what);
         }
     }
+    survived();
 }
 
 /// New overlays that begin with `name`, full backups, a new count of `hourly`, and `weekly` where it is `fresh`.

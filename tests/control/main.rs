@@ -15,6 +15,8 @@ mod kills;
 mod merge;
 mod migration;
 mod peers;
+#[path = "../records/mod.rs"]
+mod records;
 mod rig;
 mod stories;
 mod transcripts;

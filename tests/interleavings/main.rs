@@ -12,11 +12,16 @@
 
 mod history;
 mod mistakes;
+#[path = "../records/mod.rs"]
+mod records;
 mod rig;
 mod stories;
 
+use records::record;
+use serde_json::json;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 use shuttle::{Config, MaxSteps, Runner};
+use std::time::Instant;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
@@ -32,11 +37,14 @@ fn config() -> Config {
 }
 
 /// Runs `story` under both schedulers: one switches often, the other seldom and at unlikely moments.
-fn explore(story: fn()) {
+fn explore(name: &str, story: fn()) {
     if let Ok(schedule) = std::env::var("LVD_REPLAY") {
         Runner::new(ReplayScheduler::new_from_encoded(&schedule), config()).run(story);
     } else {
-        run(story, number("LVD_INTERLEAVINGS", 200) as usize, config());
+        let (times, start) = (number("LVD_INTERLEAVINGS", 200), Instant::now());
+        run(story, times as usize, config());
+        let figures = json!({ "name": name, "runs": 2 * times, "seconds": start.elapsed().as_secs_f64() });
+        record(&format!("story-{name}"), &figures);
     }
 }
 

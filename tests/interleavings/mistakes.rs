@@ -2,9 +2,11 @@
 //!
 //! The mistakes in the order of writes and barriers are those of `tests/crash.rs`.
 
+use crate::records::record;
 use crate::stories::ALL;
 use crate::{config, run};
 use lvd::switch::{Mistake, with_mistake};
+use serde_json::json;
 use shuttle::FailurePersistence;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -48,6 +50,10 @@ fn every_mistake_is_noticed() {
         let (story, times) = story.unwrap_or(("NOT NOTICED", 0));
         println!("{:22} {story:30} {times:4} {time:.1?}", format!("{mistake:?}"));
     }
+    let figures = rows.iter().map(|(mistake, story, _)| {
+        json!({ "name": format!("{mistake:?}"), "text": mistake.what(), "story": story.map(|(name, _)| name) })
+    });
+    record("mistakes", &json!({ "rows": figures.collect::<Vec<_>>() }));
     assert!(rows.len() == mistakes.len() && !rows.is_empty());
     let missed: Vec<&str> = rows.iter().filter(|row| row.1.is_none()).map(|row| row.0.what()).collect();
     assert!(missed.is_empty(), "nobody notices that {missed:#?}");

@@ -655,7 +655,7 @@ macro_rules! tests {
     ($($story:ident)*) => {
         $(#[test]
         fn $story() {
-            crate::explore(super::$story);
+            crate::explore(stringify!($story), super::$story);
         })*
     };
 }

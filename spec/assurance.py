@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Makes assurance.md of the figures in assurance.json, which runs have left.
+
+    assurance.py RECORDS    takes in the records of runs that lie in this folder, and writes both anew
+    assurance.py            writes the page anew
+    assurance.py --check    fails if the page would come out otherwise
+
+A record is what a test or a campaign writes to NAME.json where LVD_RECORDS says. `.ci/assurance` makes all of them; the
+page tells of which commit each is.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+FIGURES, PAGE = HERE / "assurance.json", HERE / "assurance.md"
+
+INTRODUCTION = """# What was tested, and how much
+
+This page is made of figures that runs of the tests have left (`python3 spec/assurance.py`); nobody types them. It is
+not normative. `.ci/assurance` runs everything whole and takes hours; each change is tested with a part of it.
+"""
+
+# Fault classes, and what makes them happen.
+FAULTS = [
+    ("writes since the last barrier are lost", "crash simulator: each sector of each write, old or new, whatever others do"),
+    ("any subset of them arrives, in any order", "crash simulator: every subset where a point has up to 2^14 (CI) or 2^20 of them, a sample elsewhere"),
+    ("a write is torn", "crash simulator: at each sector"),
+    ("a sector is garbage", "crash simulator: new space of block devices is poison; vectors `alc`, `pag`, `bmp` with bad sectors"),
+    ("the length of a file is lost", "crash simulator: lengths are in flight as writes are"),
+    ("the directory entry is lost", "crash simulator: until the directory is synced"),
+    ("the process is killed", "crash simulator: in each operation; kill -9 of the real command and server"),
+    ("no space", "crash simulator: in each operation"),
+    ("a barrier fails, and the pages count as clean", "crash simulator: each barrier; nothing of the file is written after it"),
+    ("bits rot", "crash simulator: the newest header of each state is taken away; vectors with changed bytes, every byte of a header"),
+    ("a crash comes amid what follows a crash", "crash simulator: three in a row"),
+    ("several files fail one by one", "crash simulator: layers, sidecars, targets and groups each have their own cache"),
+    ("threads meet in any order", "concurrency checker: schedules of a seed, on the real code"),
+    ("the peer lies, is cut off, or goes", "scripted NBD servers and clients, fuzz targets, connections cut at each byte"),
+]
+
+# As their own pages and reports say.
+OTHERS = [
+    ("SQLite", "10 of 14 fault classes; n-th failure loops; about 500 million fuzz cases a day; 100 % branch coverage"),
+    ("TigerBeetle", "6 of 14; a simulator on 1024 cores, day and night"),
+    ("QEMU block layer", "2 of 14; scripts; no crash model; no format target in OSS-Fuzz"),
+]
+
+
+def read(name):
+    return json.loads(FIGURES.read_text()).get(name) if FIGURES.exists() else None
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]) + "\n"
+
+
+def number(value):
+    return f"{value:,}".replace(",", " ")
+
+
+def states(record):
+    head = ["", "points", "in full", "states", "different disks", "gone on from", "faults", "seconds"]
+    keys = ["points", "in_full", "states", "disks", "go_on", "faults"]
+    return table(head, [[row["name"], *(number(row[key]) for key in keys), f"{row['seconds']:.1f}"]
+                        for row in record["rows"]])
+
+
+def rate(record):
+    total = record["rows"][-1]
+    return (f"{number(total['states'])} states in {total['seconds']:.0f} s: {number(round(total['states'] / total['seconds']))}"
+            f" a second, of which {number(round(total['disks'] / total['seconds']))} were disks not seen before, each opened"
+            " and read whole.\n")
+
+
+def part(figures, name, title, text, body):
+    """A section of the page, if there is a record for it."""
+    record = figures.get(name)
+    if record is None:
+        return f"## {title}\n\nNot run yet.\n"
+    return f"## {title}\n\n{text(record) if callable(text) else text}\n{body(record)}\nOf commit `{record['commit']}`.\n"
+
+
+def page(figures):
+    many = lambda prefix: [record for name, record in sorted(figures.items()) if name.startswith(prefix)]
+    manifest = json.loads((HERE.parent / "testdata/manifest.json").read_text())
+    groups = manifest["vectors"]
+    refused = sum(1 for vector in groups if vector.get("result") != "valid")
+    parts = [
+        INTRODUCTION,
+        "## Faults\n\n" + table(["what goes wrong", "who makes it happen"], FAULTS),
+        part(figures, "crash", "Loss of power and other faults, scenario by scenario",
+             lambda record: ("Every point of every scenario with up to 2^20 states in full.\n" if record["full"] else
+                             "Points of up to 2^14 states in full.\n") + "\n" + rate(record), states),
+        part(figures, "sequences", "All short sequences of what can happen to a disk",
+             lambda record: "Each of 16 events after each other: of one, two and more.\n\n" + rate(record), states),
+        part(figures, "steps", "Barriers and orders, each left out",
+             "Without the step the simulator finds a state that breaks a law, in the scenario that is named.\n",
+             lambda record: table(["rule", "", "found in"],
+                                  [[row["rule"], row["text"], row["scenario"] or "**not found**"]
+                                   for row in record["rows"]])),
+    ]
+    stories = many("story-")
+    if stories:
+        rows = [[record["name"].replace("_", " "), number(record["runs"]), f"{record['seconds']:.0f}"] for record in stories]
+        parts.append("## Threads\n\nEach story in so many orders of its steps.\n\n" + table(["story", "runs", "seconds"], rows))
+    parts.append(part(figures, "mistakes", "Mistakes, planted",
+                      "What others got wrong, and what a lock or a mark is there for: each is noticed by a story.\n",
+                      lambda record: table(["mistake", "noticed by"],
+                                           [[row["text"], (row["story"] or "**nobody**").replace("_", " ")]
+                                            for row in record["rows"]])))
+    kills = many("kills-")
+    if kills:
+        parts.append("## Servers killed\n\n`kill -9` at and around every event of a job, while a guest writes.\n\n" + table(
+            ["", "kills"], [[record["name"].replace("_", " "), number(record["kills"])] for record in kills]))
+    parts.append(part(figures, "fuzz", "Fuzzing", "", lambda record: table(
+        ["target", "executions", "core seconds", "edges", "inputs kept", "findings open"],
+        [[row["name"], number(row["executions"]), number(row["seconds"]), number(row["edges"]), number(row["corpus"]),
+          row["findings"]] for row in record["rows"]])))
+    parts.append(part(figures, "coverage", "Coverage", "Regions of the code that tests reach.\n", lambda record: table(
+        ["folder", "regions", "reached", "%"],
+        [[f"`src/{row['name']}`", number(row["regions"]), number(row["reached"]),
+          f"{100 * row['reached'] / row['regions']:.1f}"] for row in record["rows"]])))
+    parts.append(f"## Vectors\n\n{number(len(groups))} vectors, {number(refused)} of them of files that are not valid;"
+                 " every rule has one or says why it cannot (trace.md).\n")
+    parts.append("## Others\n\n" + table(["", "what they tell of themselves"], OTHERS))
+    return "\n".join(parts)
+
+
+def main(arguments):
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    if arguments and arguments[0] != "--check":
+        commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], check=True, capture_output=True,
+                                text=True).stdout.strip()
+        for path in sorted(pathlib.Path(arguments[0]).glob("*.json")):
+            record = json.loads(path.read_text())
+            record = {"rows": record} if isinstance(record, list) else record
+            figures[path.stem] = {"commit": commit, **record}
+        FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    made = page(figures)
+    if arguments == ["--check"]:
+        if PAGE.read_text() != made:
+            sys.exit("assurance.md is not what assurance.py makes of assurance.json")
+    else:
+        PAGE.write_text(made)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
