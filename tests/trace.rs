@@ -55,7 +55,7 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("CHN-11", Test("qemu_is_kept_out")),
     ("CHN-12", Test("qemu_keeps_us_out")),
     ("CHN-17", Reason("a host without locks is not at hand; the error of such a call is passed on like any other")),
-    ("EPO-02", Test("a_writer_that_ignores_bitmaps_makes_them_stale")),
+    ("EPO-02", Test("a_bitmap_stays_stale_when_the_volume_is_noted_anew")),
     ("EPO-03", CRASHES),
     ("EPO-07", Reading),
     ("GRP-05", Refusing),
