@@ -10,6 +10,7 @@ use lvd::jobs::drive;
 use lvd::live::Disk;
 use lvd::storage::{Host, MemoryStorage, Storage};
 use lvd::switch::{Step, without_step};
+use lvd::testing::fuzz::files::Files;
 use lvd::testing::host::SimHost;
 use lvd::{BlockDevice, Error, Violation};
 use std::collections::BTreeSet;
@@ -233,6 +234,49 @@ fn a_writer_that_ignores_bitmaps_makes_them_stale() {
     assert!(matches!(image.disable_bitmap("daily"), Err(Error::Denied(_))));
     image.clear_bitmap("daily", None).unwrap();
     assert_eq!(image.dirty_stretches("daily").unwrap(), []);
+}
+
+/// A volume was written past its sidecar, which the next open noticed. Then a bitmap was added, or blocks were filled, and
+/// no guest wrote: the seal noted what the volume looked like by then, under the epoch of before, and at the open after
+/// that the stale bitmap counted as right. (A verb that is refused must not have it forgotten either.) A backup by it would have left out what was written past it (EPO-02).
+#[test]
+fn a_bitmap_stays_stale_when_the_volume_is_noted_anew() {
+    for allocation in [false, true] {
+        let (mut files, host) = (Files::default(), host());
+        let (volume, sidecar) = (files.create("volume"), files.create("sidecar"));
+        volume.set_size(MIB).unwrap();
+        if allocation {
+            let options = CreateOptions { virtual_size: MIB, allocation, ..CreateOptions::default() };
+            Image::create_sidecar(&*sidecar, &*volume, &*host, &options).unwrap();
+        } else {
+            Image::create_beside(&*sidecar, &*volume, &*host).unwrap();
+        }
+        let open = || {
+            let (sidecar, volume) = (files.open("sidecar", true).unwrap(), files.open("volume", true).unwrap());
+            let options = OpenOptions { write: true, ..OpenOptions::default() };
+            Image::open_sidecar(sidecar, volume, host.clone(), &options).unwrap()
+        };
+        let disk = open();
+        disk.add_bitmap("recording", &small(12)).unwrap();
+        disk.add_bitmap("disabled", &NewBitmap { recording: false, ..small(12) }).unwrap();
+        disk.close().unwrap();
+        drop(disk);
+        volume.write_at(&[7; 100], 5000).unwrap();
+        let disk = open();
+        // Refused: nothing of it is written.
+        assert!(disk.add_bitmap("recording", &small(12)).is_err());
+        if allocation {
+            disk.fill(0..4096).unwrap();
+        } else {
+            disk.add_bitmap("new", &small(12)).unwrap();
+        }
+        disk.close().unwrap();
+        drop(disk);
+        let disk = open();
+        assert_eq!(disk.bitmap("recording").unwrap().trust, Trust::Stale);
+        assert_eq!(disk.bitmap("disabled").unwrap().trust, Trust::MissedWrites);
+        assert!(allocation || disk.bitmap("new").unwrap().trust == Trust::Valid, "what was begun since is right");
+    }
 }
 
 /// An image that is put back to an older copy of itself has the bitmap of then, and with it the point of then.

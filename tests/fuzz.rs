@@ -2,7 +2,7 @@
 
 use lvd::switch::{Step, without_step};
 use lvd::testing::choices::Random;
-use lvd::testing::fuzz::{Life, Story};
+use lvd::testing::fuzz::{Course, Labour, Life, Links, Pair, Story};
 
 fn input(seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
@@ -20,31 +20,58 @@ fn chains_at_work_agree_with_naive_disks() {
     }
 }
 
-#[test]
-fn clients_of_a_control_socket_say_anything() {
-    for seed in 0..2000 {
-        if std::panic::catch_unwind(|| lvd::testing::control::play(&input(seed))).is_err() {
+/// Whatever `play` does with inputs from `seeds` holds.
+fn holds(seeds: u64, play: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
+    for seed in 0..seeds {
+        if std::panic::catch_unwind(|| play(&input(seed))).is_err() {
             panic!("seed {seed}");
         }
     }
+}
+
+#[test]
+fn a_judge_of_the_specification_and_the_library_agree_on_headers() {
+    holds(20_000, lvd::testing::hostile::header::play);
+}
+
+#[test]
+fn pages_of_bitmaps_are_their_bits() {
+    holds(300, |input| Course::of(input).expect("long enough").run());
+}
+
+#[test]
+fn what_opens_is_what_links_and_marks_allow() {
+    holds(3000, |input| Links::of(input).expect("long enough").follow());
+}
+
+#[test]
+fn a_sidecar_tells_of_every_change_or_says_that_it_cannot() {
+    holds(2000, |input| Pair::of(input).expect("long enough").live());
+}
+
+#[test]
+fn jobs_fail_and_are_begun_again() {
+    holds(2000, |input| Labour::of(input).expect("long enough").toil());
+}
+
+#[test]
+fn qed_images_are_read_as_they_are() {
+    holds(1000, lvd::testing::qed::play);
+}
+
+#[test]
+fn clients_of_a_control_socket_say_anything() {
+    holds(2000, lvd::testing::control::play);
 }
 
 #[test]
 fn clients_of_an_nbd_server_say_anything() {
-    for seed in 0..2000 {
-        if std::panic::catch_unwind(|| lvd::testing::nbd::play(&input(seed))).is_err() {
-            panic!("seed {seed}");
-        }
-    }
+    holds(2000, lvd::testing::nbd::play);
 }
 
 #[test]
 fn servers_of_an_nbd_client_say_anything() {
-    for seed in 0..2000 {
-        if std::panic::catch_unwind(|| lvd::testing::nbd_client::play(&input(seed))).is_err() {
-            panic!("seed {seed}");
-        }
-    }
+    holds(2000, lvd::testing::nbd_client::play);
 }
 
 /// The first seed below `end` whose life breaks a law, and how. A panic counts.

@@ -1,101 +1,15 @@
 use super::*;
 use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Uuid};
-use bitvec::prelude::{BitVec, Lsb0};
+use crate::testing::fuzz::Course;
 use proptest::prelude::*;
-use std::ops::Range;
 
 const ID: Uuid = Uuid([7; 16]);
 
-/// The naive twin of a page: plain bits, and which sectors are broken.
-struct Model {
-    bits: BitVec<u8, Lsb0>,
-    bad: [bool; 8],
-}
-
-impl Model {
-    fn new() -> Model {
-        Model { bits: BitVec::repeat(false, BITS_PER_PAGE as usize), bad: [false; 8] }
-    }
-
-    fn what(&self, bit: u64) -> Run {
-        match (self.bad[(bit / BITS_PER_SECTOR) as usize], self.bits[bit as usize]) {
-            (true, _) => Run::Bad,
-            (false, true) => Run::Set,
-            (false, false) => Run::Clear,
-        }
-    }
-
-    fn change(&mut self, range: Range<u64>, value: bool) -> Option<u64> {
-        let bits = range.start..range.end.min(BITS_PER_PAGE);
-        if bits.clone().any(|bit| self.what(bit) == Run::Bad) {
-            return None;
-        }
-        let changed = bits.clone().filter(|&bit| self.bits[bit as usize] != value).count() as u64;
-        bits.for_each(|bit| self.bits.set(bit as usize, value));
-        Some(changed)
-    }
-
-    fn run(&self, bit: u64, end: u64) -> (Run, u64) {
-        let what = self.what(bit);
-        (what, (bit..end.min(BITS_PER_PAGE)).find(|&at| self.what(at) != what).unwrap_or(end.min(BITS_PER_PAGE)))
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Op {
-    Set(Range<u64>),
-    Clear(Range<u64>),
-    /// Encodes, breaks a byte of a sector that holds something, and decodes again.
-    Break(usize),
-    Reload,
-}
-
-fn range() -> impl Strategy<Value = Range<u64>> {
-    let length = prop_oneof![0..4u64, 50..80u64, 3900..4100u64, 0..BITS_PER_PAGE];
-    (0..BITS_PER_PAGE + 70, length).prop_map(|(start, length)| start..start + length)
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        4 => range().prop_map(Op::Set),
-        3 => range().prop_map(Op::Clear),
-        1 => (0..4096usize).prop_map(Op::Break),
-        1 => Just(Op::Reload),
-    ]
-}
-
-fn apply(page: &mut Page, model: &mut Model, op: Op) {
-    match op {
-        Op::Set(range) => assert_eq!(page.set_range(range.clone()).ok(), model.change(range, true)),
-        Op::Clear(range) => assert_eq!(page.clear_range(range.clone()).ok(), model.change(range, false)),
-        Op::Reload => *page = Page::decode(&page.encode(ID, 3), ID, 3),
-        // Twice the same byte would heal it.
-        Op::Break(byte) if model.bad[byte / 512] => {}
-        Op::Break(byte) => {
-            let mut bytes = page.encode(ID, 3);
-            bytes[byte] ^= 0x40;
-            model.bad[byte / 512] = true;
-            *page = Page::decode(&bytes, ID, 3);
-            assert_eq!(page.encode(ID, 3), bytes, "what is broken is kept");
-        }
-    }
-}
-
 proptest! {
     #[test]
-    fn page_is_its_model(ops in proptest::collection::vec(op(), 1..30), probes in proptest::collection::vec(range(), 10)) {
-        let (mut page, mut model) = (Page::new(), Model::new());
-        for op in ops {
-            apply(&mut page, &mut model, op);
-        }
-        for probe in probes {
-            if probe.start < probe.end.min(BITS_PER_PAGE) {
-                prop_assert_eq!(page.run(probe.start, probe.end), model.run(probe.start, probe.end));
-                prop_assert_eq!(page.is_bad(probe.start), model.what(probe.start) == Run::Bad);
-                prop_assert_eq!(page.get(probe.start), model.what(probe.start) == Run::Set);
-            }
-            let set = (probe.start..probe.end.min(BITS_PER_PAGE)).filter(|&bit| model.what(bit) == Run::Set);
-            prop_assert_eq!(page.count(probe.clone()), set.count() as u64);
+    fn pages_are_their_bits(input in proptest::collection::vec(any::<u8>(), 20..400)) {
+        if let Some(course) = Course::of(&input) {
+            course.run();
         }
     }
 

@@ -216,6 +216,10 @@ impl Order {
             self.file.write_at(&bytes, (1 - other) as u64 * SLOT_SIZE)
         });
         self.poisoning(result)?;
+        if header.epoch != slots.header.epoch {
+            // Now it does not agree: a header that was drafted and not written is none.
+            self.distrust.store(false, Ordering::Release);
+        }
         slots.header = Arc::new(header);
         slots.bytes = bytes;
         Ok(())
@@ -380,7 +384,7 @@ impl Order {
     }
 
     fn carry(&self, header: &mut Header, old: Uuid) {
-        if !self.distrust.swap(false, Ordering::AcqRel) && !skipped(Step::CarryBitmaps) {
+        if !self.distrusts() && !skipped(Step::CarryBitmaps) {
             header.carry_bitmaps(old);
         }
     }
@@ -431,7 +435,7 @@ impl Order {
             Some(host) if host.format == HostFormat::Lvd && !skipped(Step::DropFormer) => host.former = Uuid::NIL,
             Some(host) if host.format == HostFormat::Lvd => {}
             // What was sealed before has not changed, and whatever names it, names it still.
-            _ if self.session() < Session::Writing && slots.header.state != State::Writing => {}
+            _ if self.session() < Session::Writing && slots.header.state != State::Writing && !self.distrusts() => {}
             _ => self.renew(&mut slots, &mut header)?,
         }
         Ok(header)
@@ -450,7 +454,8 @@ impl Order {
         self.settle()
     }
 
-    /// Notes what the volume beside a sidecar looks like at a clean end (EPO-07).
+    /// Notes what the volume beside a sidecar looks like at a clean end (EPO-07). The header has another epoch by then if the
+    /// volume looked otherwise before (EPO-02).
     fn note_fingerprint(&self, header: &mut Header) -> Result<()> {
         if let (Some(host), false) = (&mut header.host, Arc::ptr_eq(&self.file, &self.data)) {
             host.former = Uuid(self.data.fingerprint()?);
@@ -470,7 +475,8 @@ impl Order {
         let mut slots = lock(&self.slots);
         let mut header = (*slots.header).clone();
         header.state = State::Closed;
-        if self.session() == Session::Writing && !skipped(Step::EpochAtClose) {
+        let changed = self.session() == Session::Writing && !skipped(Step::EpochAtClose);
+        if changed || self.distrusts() {
             self.renew(&mut slots, &mut header)?;
         }
         self.note_fingerprint(&mut header)?;

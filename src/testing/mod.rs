@@ -14,6 +14,7 @@
 //! | [`nbd_client`] | the NBD client, with a server that says anything |
 //! | [`control`] | the conventions of the control socket, without sockets |
 //! | [`live_script`] | what guests and jobs do to one disk, act by act |
+//! | [`qed`] | QED images beside a naive reader |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
 
@@ -32,6 +33,7 @@ pub mod model;
 pub mod nbd;
 pub mod nbd_client;
 pub mod pending;
+pub mod qed;
 pub mod scenarios;
 pub mod sector;
 pub mod sim;

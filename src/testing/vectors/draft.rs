@@ -21,18 +21,18 @@ pub(super) const DECISION: u16 = 9;
 
 /// The parts of a header.
 #[derive(Debug, Clone)]
-pub(super) struct Draft {
+pub(in crate::testing) struct Draft {
     /// The fixed header; its length, checksum and count are filled in when it is put together.
-    pub(super) fixed: Vec<u8>,
+    pub(in crate::testing) fixed: Vec<u8>,
     /// The records, in the order they will stand in.
-    pub(super) records: Vec<RawRecord>,
+    pub(in crate::testing) records: Vec<RawRecord>,
     /// Written at an offset of the finished slot, before its checksum is made right.
     late: Vec<(usize, Vec<u8>)>,
 }
 
 impl Draft {
     /// Takes a right header apart.
-    pub(super) fn of(header: &Header) -> Draft {
+    pub(in crate::testing) fn of(header: &Header) -> Draft {
         let bytes = header.encode().unwrap_or_else(|rule| panic!("a draft starts from a right header: {rule}"));
         let count = u32_at(&bytes, 104);
         let (mut records, mut at) = (Vec::new(), FIXED);
@@ -49,12 +49,12 @@ impl Draft {
     }
 
     /// Changes bytes of the fixed header.
-    pub(super) fn put(&mut self, at: usize, bytes: &[u8]) {
+    pub(in crate::testing) fn put(&mut self, at: usize, bytes: &[u8]) {
         self.fixed[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Changes bytes of the slot after lengths and counts are filled in.
-    pub(super) fn put_late(&mut self, at: usize, bytes: &[u8]) {
+    pub(in crate::testing) fn put_late(&mut self, at: usize, bytes: &[u8]) {
         self.late.push((at, bytes.to_vec()));
     }
 
@@ -85,7 +85,7 @@ impl Draft {
     }
 
     /// All of the slot, with its length, its count and, last of all, its checksum.
-    pub(super) fn slot(&self) -> Vec<u8> {
+    pub(in crate::testing) fn slot(&self) -> Vec<u8> {
         let mut bytes = self.fixed.clone();
         for record in &self.records {
             bytes.extend(record.record_type.to_le_bytes());

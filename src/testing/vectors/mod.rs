@@ -25,7 +25,7 @@ mod bmp;
 mod chn;
 mod crash;
 mod dirty;
-mod draft;
+pub(super) mod draft;
 mod epo;
 mod grp;
 mod hdr;
