@@ -277,6 +277,10 @@ fn mirror_resumed(w: &mut World, name: &str, open: Open) -> Result<()> {
         w.view("copy", open, Model::zeros(SIZE + 1), false);
     }
     let target = if raw { w.open(name)? } else { w.open_marked(name)? };
+    if raw && target.size() != SIZE {
+        // Its length was lost: it is not the one of which the bitmap tells (SYN-01), which gives way to another.
+        w.forget_bitmap("top", "mirror");
+    }
     let since = || source.image(0).and_then(|image| image.bitmap("mirror")).map(|bitmap| bitmap.since).ok();
     let before = since();
     let work = Arc::new(ResumableMirror::new(&source, target.layers[0].clone(), "mirror", 12, !there)?);
