@@ -12,9 +12,10 @@ pub(super) type Piece<'a> = (u64, &'a [u8]);
 /// Most pieces that one system call takes (IOV_MAX).
 const PIECES: usize = 1024;
 /// Most bytes that one system call writes through the host's cache. The cache keeps what is written together in one folio,
-/// and ext4 (Linux 6.18) walks all blocks of a folio whenever one of them is written: after requests of 1 MiB, a guest's
-/// 4 KiB take three times as long as after requests of this size, which fill the cache as fast.
-const MOST_CACHED: usize = 128 << 10;
+/// and ext4 (Linux 6.18) walks all blocks of a folio whenever one of them is written: of a file of 1 GiB that was written
+/// 1 MiB at a time, 4 KiB at random take 12 µs; 128 KiB at a time, 4.5 µs; 32 KiB at a time, 3 µs. The file itself is written
+/// at 3.9, 3.6 and 2.2 GiB/s: faster than disks are, still.
+const MOST_CACHED: usize = 32 << 10;
 
 /// Reads until the buffer is full or the file ends; zeros follow.
 pub(super) fn read_full(file: &File, mut buffer: &mut [u8], offset: u64) -> io::Result<()> {
