@@ -76,7 +76,7 @@ impl Disk {
 
     /// Whether a change of `range` has to reach another machine before it is answered: a mirror's target, or a backup that
     /// gets first what was there.
-    pub(crate) fn follows_far(&self, range: &Range<u64>) -> bool {
+    pub fn follows_far(&self, range: &Range<u64>) -> bool {
         let serving = read(&self.serving);
         let mirrored = |it: &Mirroring| it.target.layers.iter().any(Layer::is_far) && it.mirror.goes_through();
         serving.mirror.as_ref().is_some_and(mirrored)

@@ -54,7 +54,7 @@ pub enum BackupPlan<'a> {
     Full {
         /// Its top is written.
         target: &'a Chain,
-        /// See [`Mirror::full`].
+        /// See [`Mirror::full`](crate::jobs::Mirror::full).
         fresh: bool,
     },
     /// What the bitmap has dirty, into an overlay of the backup before, created with a copy mark. See
