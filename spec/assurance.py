@@ -49,10 +49,6 @@ OTHERS = [
 ]
 
 
-def read(name):
-    return json.loads(FIGURES.read_text()).get(name) if FIGURES.exists() else None
-
-
 def table(head, rows):
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]) + "\n"

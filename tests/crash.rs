@@ -24,8 +24,9 @@ fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> 
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed).min(items.len())) {
-                    let index = items.iter().position(|other| std::ptr::eq(other, item)).unwrap_or_default();
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index) else { return };
                     let result = work(item);
                     results.lock().unwrap().push((index, result));
                 }

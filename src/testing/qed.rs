@@ -5,6 +5,7 @@ use crate::device::{BlockDevice, ExtentKind};
 use crate::error::{Error, Result};
 use crate::foreign::{Foreign, Qed};
 use crate::storage::MemoryStorage;
+use crate::testing::hostile::number::Number;
 use crate::violation::Violation;
 use arbitrary::{Arbitrary, Unstructured};
 use std::ops::Range;
@@ -60,25 +61,6 @@ enum Place {
     /// An entry of the table that begins with this cluster.
     Entry(u8, u8, Number),
     Cut(u16),
-}
-
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Number {
-    Small(u8),
-    Cluster(u8),
-    Near(u8, i8),
-    Any(u64),
-}
-
-impl Number {
-    fn value(self) -> u64 {
-        match self {
-            Number::Small(number) => number.into(),
-            Number::Cluster(number) => u64::from(number) * CLUSTER,
-            Number::Near(bit, more) => (1u64 << (bit % 64)).wrapping_add_signed(more.into()),
-            Number::Any(number) => number,
-        }
-    }
 }
 
 impl Place {

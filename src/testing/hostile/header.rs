@@ -2,6 +2,7 @@
 
 use super::describe::{bases, read_slots};
 use super::judge::agree;
+use super::number::Number;
 use crate::format::{
     Bitmap, BitmapState, CopyMark, Decision, Field, GroupMark, Header, Kind, MergeMark, Point, Structure, Uuid,
     fix_checksum, structures,
@@ -57,25 +58,7 @@ enum Change {
     Byte(u16, u8),
 }
 
-/// A number near those that rules speak of.
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Number {
-    Small(u8),
-    Pages(u8),
-    Near(u8, i8),
-    Any(u64),
-}
-
 impl Number {
-    fn value(self) -> u64 {
-        match self {
-            Number::Small(number) => number.into(),
-            Number::Pages(number) => u64::from(number) << 12,
-            Number::Near(bit, more) => (1u64 << (bit % 64)).wrapping_add_signed(more.into()),
-            Number::Any(number) => number,
-        }
-    }
-
     /// As many bytes as `field` has: a number, and where that is none, one byte again and again.
     fn bytes(self, field: &Field) -> Vec<u8> {
         let number = self.value().to_le_bytes();

@@ -3,6 +3,7 @@
 mod describe;
 pub mod header;
 pub mod judge;
+pub(in crate::testing) mod number;
 
 pub use describe::{bases, expand, pack};
 
