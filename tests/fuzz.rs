@@ -49,6 +49,15 @@ fn a_sidecar_tells_of_every_change_or_says_that_it_cannot() {
     holds(2000, |input| Pair::of(input).expect("long enough").live());
 }
 
+/// The oracle was wrong: it held a bitmap that was rolled back, with its sidecar, against what it had told later.
+#[test]
+fn a_bitmap_that_is_rolled_back_tells_up_to_the_time_of_the_copy() {
+    let added_kept_enabled_written_rolled_back = b"\xa6\x95\xc1\xff\xc6\x8d\x83\x22\x83\x53\x9e\xfc\x22\x6d\x4a\xeb\
+        \x36\x2d\x1b\xd0\x3e\x08\x11\x07\xaf\xe7\xec\xa4\x75\x65\x79\x6e\x57\x68\xf9\xdd\x62\x1f\x64\x61\x69\x6c\
+        \x79\x08\x9c\0\0\0\x44\x39\xd3\x32\xce\x21";
+    Pair::of(added_kept_enabled_written_rolled_back).expect("long enough").live();
+}
+
 #[test]
 fn jobs_fail_and_are_begun_again() {
     holds(2000, |input| Labour::of(input).expect("long enough").toil());

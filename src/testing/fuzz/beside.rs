@@ -122,8 +122,8 @@ struct Scene {
     since: BTreeMap<Uuid, Vec<u8>>,
     /// The content up to which a bitmap could be trusted last, by its `since`.
     until: BTreeMap<Uuid, Vec<u8>>,
-    /// Disk and sidecar as they were once.
-    kept: Option<(MemoryStorage, MemoryStorage)>,
+    /// Disk and sidecar as they were once, and `until` of then: a bitmap that is rolled back speaks of that time.
+    kept: Option<(MemoryStorage, MemoryStorage, BTreeMap<Uuid, Vec<u8>>)>,
     /// Nobody has written past the sidecar, or rolled anything back.
     honest: bool,
     written: u64,
@@ -217,7 +217,7 @@ impl Scene {
             Event::Past(span) => self.past(span),
             Event::Keep => {
                 self.reopen(true);
-                self.kept = Some((self.files.keep(DISK), self.files.keep(SIDECAR)));
+                self.kept = Some((self.files.keep(DISK), self.files.keep(SIDECAR), self.until.clone()));
             }
             Event::RollBack { sidecar } => self.roll_back(sidecar),
             Event::Mismatch => self.mismatch(),
@@ -318,17 +318,19 @@ impl Scene {
     }
 
     fn roll_back(&mut self, sidecar: bool) {
-        let Some((disk, beside)) = self.kept.take() else { return };
+        let Some((disk, beside, until)) = self.kept.take() else { return };
         self.reopen(false);
         self.disk = None;
         if !self.nothing_tells() {
-            match sidecar {
-                true => self.files.put_back(SIDECAR, &beside),
-                false => self.files.put_back(DISK, &disk),
+            if sidecar {
+                self.files.put_back(SIDECAR, &beside);
+                self.until.clone_from(&until);
+            } else {
+                self.files.put_back(DISK, &disk);
             }
             self.honest = false;
         }
-        self.kept = Some((disk, beside));
+        self.kept = Some((disk, beside, until));
         self.open();
         self.content = self.read();
     }
