@@ -104,11 +104,11 @@ fn open(file: &Arc<Counted>) -> Result<Image> {
     Image::open(file.clone(), host(), &options)
 }
 
-/// Opening reads both slots and nothing else, whatever they say: three calls, of which one reads.
+/// Opening reads both slots and nothing else, whatever they say: two reads of each at most.
 fn opens_cheaply(file: &Arc<Counted>) -> Result<Image> {
     let image = open(file);
     let (calls, bytes) = file.taken();
-    assert!(calls <= 4 && bytes <= SLOTS_END, "{}: {calls} calls, {bytes} bytes to open", file.name());
+    assert!(calls <= 6 && bytes <= SLOTS_END, "{}: {calls} calls, {bytes} bytes to open", file.name());
     image
 }
 
@@ -232,7 +232,7 @@ fn a_chain_without_end_costs_its_depth() {
         opened.push(top);
         for file in opened {
             let (calls, bytes) = file.taken();
-            assert!(calls <= 4 && bytes <= SLOTS_END, "{}: {calls} calls, {bytes} bytes", file.name());
+            assert!(calls <= 6 && bytes <= SLOTS_END, "{}: {calls} calls, {bytes} bytes", file.name());
         }
     }
 }

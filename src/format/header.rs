@@ -240,7 +240,8 @@ impl Whole<'_> {
 }
 
 impl Slot<'_> {
-    /// Finds out what a slot at its full length is. Magic, version, length and checksum keep their place and meaning in every version.
+    /// Finds out what a slot is, of which at least [`header_length`] bytes are there. Magic, version, length and
+    /// checksum keep their place and meaning in every version.
     pub(super) fn read(slot: &[u8]) -> Slot<'_> {
         if is_zero(slot) {
             return Slot::Empty;
@@ -254,16 +255,22 @@ impl Slot<'_> {
             return Slot::Torn(flaw);
         }
         let length = fixed.header_length as usize;
-        let fits = (FixedHeader::SIZE..=slot.len()).contains(&length);
+        let fits = (FixedHeader::SIZE..=SLOT_SIZE as usize).contains(&length);
         if let Err(flaw) = require(fits && length.is_multiple_of(ALIGNMENT), Violation::HeaderLength) {
             return Slot::Torn(newer(flaw));
         }
-        let bytes = &slot[..length.clamp(FixedHeader::SIZE, slot.len())];
+        let bytes = &slot[..header_length(slot)];
         if let Err(flaw) = require(fixed.checksum == checksum(bytes), Violation::HeaderChecksum) {
             return Slot::Torn(newer(flaw));
         }
         Slot::Whole(Whole { fixed, bytes })
     }
+}
+
+/// How many bytes of a slot its header takes, as its first 128 bytes have it: at most all 65536 of them.
+pub fn header_length(slot: &[u8]) -> usize {
+    let length = FixedHeader::parse(slot).map_or(0, |fixed| fixed.header_length as usize);
+    length.clamp(FixedHeader::SIZE, SLOT_SIZE as usize)
 }
 
 /// crc32c of a header whose own checksum counts as zero.

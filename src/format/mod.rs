@@ -30,9 +30,9 @@ mod uuid;
 
 pub use bitmap::{Bitmap, Point};
 pub use flaw::Flaw;
-pub use header::Header;
 #[cfg(feature = "testing")]
 pub use header::fix_checksum;
+pub use header::{Header, header_length};
 pub use kinds::{BitmapState, Decision, HostFormat, Kind, ParentFormat, SectionKind, State};
 pub use layout::{Field, Structure};
 pub use qed::QedHeader;

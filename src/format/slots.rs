@@ -1,9 +1,10 @@
 //! Which of the two header slots counts.
 
 use super::flaw::require;
-use super::header::{Slot, Whole};
+use super::header::{FixedHeader, Slot, Whole, header_length};
+use super::layout::OnDisk;
 use super::{Flaw, Header};
-use crate::limits::{PAGE_SIZE, SLOT_SIZE};
+use crate::limits::PAGE_SIZE;
 use crate::violation::Violation;
 use std::borrow::Cow;
 
@@ -24,7 +25,7 @@ pub struct Chosen {
 ///
 /// A slot that is empty or torn is skipped. One that is whole and breaks a rule refuses the file, whichever
 /// it is. If there is no header at all, the error is of the slot that came closest to one (HDR-17 to 20).
-/// Slots are taken as 65536 bytes long, and followed by zeros if they are shorter.
+/// Of each slot its first [`header_length`] bytes are enough; those that are missing count as zeros.
 pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, Flaw> {
     let (slot0, slot1) = (in_full(slot0), in_full(slot1));
     let (first, second) = match (Slot::read(&slot0), Slot::read(&slot1)) {
@@ -40,16 +41,18 @@ pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, Flaw> {
     })
 }
 
-/// A slot at its length.
+/// As much of a slot as its header takes, at least.
 pub(super) fn in_full(slot: &[u8]) -> Cow<'_, [u8]> {
-    match slot.get(..SLOT_SIZE as usize) {
-        Some(slot) => Cow::Borrowed(slot),
-        None => {
-            let mut full = slot.to_vec();
-            full.resize(SLOT_SIZE as usize, 0);
-            Cow::Owned(full)
-        }
+    let padded = at_least(Cow::Borrowed(slot), FixedHeader::SIZE);
+    let length = header_length(&padded);
+    at_least(padded, length)
+}
+
+fn at_least(mut slot: Cow<'_, [u8]>, length: usize) -> Cow<'_, [u8]> {
+    if slot.len() < length {
+        slot.to_mut().resize(length, 0);
     }
+    slot
 }
 
 fn newest(first: Whole<'_>, slot0: &[u8], second: Whole<'_>, slot1: &[u8]) -> Result<Chosen, Flaw> {

@@ -5,8 +5,8 @@ use super::group::{Group, check_place};
 use super::order::Order;
 use super::{Image, Layout};
 use crate::error::{Error, Result};
-use crate::format::{Chosen, Header, HostFormat, Kind, State, Uuid, choose};
-use crate::limits::SLOT_SIZE;
+use crate::format::{Chosen, Header, HostFormat, Kind, State, Uuid, choose, header_length};
+use crate::limits::{PAGE_SIZE, SLOT_SIZE};
 use crate::range_lock::RangeLocks;
 use crate::storage::{Host, Storage};
 use crate::switch::require;
@@ -158,10 +158,20 @@ impl Image {
 
 /// Reads both slots and chooses (HDR-06). A file shorter than a slot has nothing there.
 pub(super) fn read_slots(file: &dyn Storage) -> Result<Chosen> {
-    let mut slots = vec![0; 2 * SLOT_SIZE as usize];
-    file.read_at(&mut slots, 0)?;
-    let (first, second) = slots.split_at(SLOT_SIZE as usize);
-    choose(first, second).map_err(|flaw| flaw.into_error(file.name(), None))
+    let (first, second) = (read_slot(file, 0)?, read_slot(file, SLOT_SIZE)?);
+    choose(&first, &second).map_err(|flaw| flaw.into_error(file.name(), None))
+}
+
+/// The pages of a slot that its header takes. Nearly always that is one.
+fn read_slot(file: &dyn Storage, at: u64) -> Result<Vec<u8>> {
+    let mut slot = vec![0; PAGE_SIZE as usize];
+    file.read_at(&mut slot, at)?;
+    let length = header_length(&slot).next_multiple_of(PAGE_SIZE as usize);
+    if length > slot.len() {
+        slot.resize(length, 0);
+        file.read_at(&mut slot[PAGE_SIZE as usize..], at + PAGE_SIZE)?;
+    }
+    Ok(slot)
 }
 
 /// The marks of a file that is opened on its own; a chain judges its parents itself.

@@ -306,11 +306,13 @@ fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
     image.close().unwrap();
     let fail = |range: Range<u64>| *file.unreadable.lock().unwrap() = range;
     for slot in [0, crate::limits::SLOT_SIZE] {
-        fail(slot + 4096..slot + 4608);
+        fail(slot + 512..slot + 1024);
         assert!(matches!(open(), Err(Error::Io { .. })), "slot at {slot}");
     }
-    fail(0..0);
+    // Behind the header nothing is read.
+    fail(crate::limits::SLOT_SIZE - 4096..crate::limits::SLOT_SIZE);
     let image = open().unwrap();
+    fail(0..0);
     let section = image.header().allocation().unwrap().offset;
     fail(section..section + 4096);
     let mut bytes = [0; 4096];

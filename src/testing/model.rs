@@ -54,8 +54,9 @@ impl Cell {
         }
     }
 
-    fn allows(&self, bytes: &[u8]) -> bool {
-        self.versions.iter().rev().any(|version| version.bytes()[..bytes.len()] == *bytes)
+    /// The version that `bytes` are, or begin like at the end of a disk.
+    fn allowed(&self, bytes: &[u8]) -> Option<&Sector> {
+        self.versions.iter().rev().find(|version| version.bytes()[..bytes.len()] == *bytes)
     }
 }
 
@@ -92,6 +93,8 @@ pub struct Seen {
     pub size: u64,
     /// The bytes of the watched sectors, one run after the other.
     bytes: Vec<u8>,
+    /// A hash of each of them, followed by zeros if the disk ends in it.
+    hashes: Vec<u64>,
 }
 
 /// A disk as its guest may expect it.
@@ -285,17 +288,26 @@ impl Model {
                 .read_at(&mut bytes[start..], run.start)
                 .map_err(|e| Breach::new('R', format!("cannot read {}..{}: {e}", run.start, run.end)))?;
         }
-        let seen = Seen { size, bytes };
-        for (number, found) in self.sectors_of(&seen) {
-            if let Some(cell) = self.cells.get(&number)
-                && !cell.allows(found)
-            {
-                let found = Sector::from_slice(found);
-                let what = format!("sector {number} reads as {found:?}, allowed are {:?}", cell.versions);
-                return Err(Breach::new('O', what));
+        let mut seen = Seen { size, bytes, hashes: Vec::new() };
+        seen.hashes = self
+            .sectors_of(&seen)
+            .map(|(number, found)| self.check_sector(number, found))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(seen)
+    }
+
+    /// The hash of a sector that may hold what it does.
+    fn check_sector(&self, number: u64, found: &[u8]) -> std::result::Result<u64, Breach> {
+        let whole = || Sector::from_slice(found);
+        let Some(cell) = self.cells.get(&number) else { return Ok(whole().hash()) };
+        match cell.allowed(found) {
+            Some(version) if found.len() == SECTOR => Ok(version.hash()),
+            Some(_) => Ok(whole().hash()),
+            None => {
+                let what = format!("sector {number} reads as {:?}, allowed are {:?}", whole(), cell.versions);
+                Err(Breach::new('O', what))
             }
         }
-        Ok(seen)
     }
 
     fn sectors_of<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = (u64, &'a [u8])> {
@@ -334,16 +346,16 @@ impl Model {
 
     /// A hash of each sector that was seen, 0 for one in doubt, and the size.
     pub fn fingerprint(&self, seen: &Seen) -> Vec<u64> {
-        let hashes = self.sectors_of(seen).map(|(number, bytes)| {
+        let hashes = self.sectors_of(seen).zip(&seen.hashes).map(|((number, _), hash)| {
             let doubtful = self.cells.get(&number).is_some_and(|cell| cell.doubt > 0);
-            if doubtful { 0 } else { hash_of(bytes) }
+            if doubtful { 0 } else { *hash }
         });
         hashes.chain([seen.size]).collect()
     }
 
     /// What the guest sees now: a hash of each sector, 0 for one in doubt, and the size under a number that no sector has.
     pub fn content(&self) -> BTreeMap<u64, u64> {
-        let hash = |cell: &Cell| if cell.doubt > 0 { 0 } else { hash_of(cell.current().bytes()) };
+        let hash = |cell: &Cell| if cell.doubt > 0 { 0 } else { cell.current().hash() };
         let sectors = self.cells.iter().map(|(number, cell)| (*number, hash(cell)));
         sectors.chain([(u64::MAX, self.size())]).collect()
     }
@@ -355,14 +367,14 @@ impl Model {
         before: &BTreeMap<u64, u64>,
         clean: impl Fn(u64) -> Result<bool>,
     ) -> Result<Option<u64>> {
-        for (number, bytes) in self.sectors_of(seen) {
+        for ((number, bytes), hash) in self.sectors_of(seen).zip(&seen.hashes) {
             let doubtful = self.cells.get(&number).is_none_or(|cell| cell.doubt > 0);
             // Of a sector that the end of the disk cuts, only a part was kept if the disk ended elsewhere then.
             if bytes.len() < SECTOR && before.get(&u64::MAX) != Some(&seen.size) {
                 continue;
             }
-            let known = before.get(&number).copied().unwrap_or_else(|| hash_of(Sector::zero().bytes()));
-            if !doubtful && known != 0 && hash_of(Sector::from_slice(bytes).bytes()) != known && clean(number)? {
+            let known = before.get(&number).copied().unwrap_or_else(|| Sector::zero().hash());
+            if !doubtful && known != 0 && *hash != known && clean(number)? {
                 return Ok(Some(number));
             }
         }
@@ -405,10 +417,4 @@ impl Model {
         }
         Ok(Ok(()))
     }
-}
-
-fn hash_of(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let hash = words.iter().fold(1, |state, word| mix(state, u64::from_le_bytes(*word)));
-    rest.iter().fold(hash, |state, byte| mix(state, u64::from(*byte))).max(1)
 }

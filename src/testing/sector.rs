@@ -67,7 +67,7 @@ impl Sector {
         &self.0.bytes
     }
 
-    /// A hash of the bytes.
+    /// A hash of the bytes, never 0.
     pub fn hash(&self) -> u64 {
         self.0.hash
     }
@@ -118,6 +118,7 @@ fn hash(bytes: &[u8; SECTOR]) -> u64 {
     bytes
         .chunks_exact(8)
         .fold(0x5eed, |state, word| mix(state, u64::from_le_bytes(word.try_into().expect("eight bytes"))))
+        .max(1)
 }
 
 #[cfg(test)]
