@@ -102,7 +102,21 @@ impl Course {
             } else {
                 twins[at].happen(*event);
             }
-            twins[at].check(0..BITS_PER_PAGE);
+            twins[at].check(event.reach());
+        }
+        twins.iter().for_each(|twin| twin.check(0..BITS_PER_PAGE));
+    }
+}
+
+impl Event {
+    /// The bits that have to be looked at after it at once: the whole page is, in the end.
+    fn reach(self) -> Range<u64> {
+        match self {
+            Event::Set(bits) | Event::Clear(bits) | Event::Look(bits) => {
+                let range = bits.range();
+                range.start.saturating_sub(64)..range.end + 64
+            }
+            _ => 0..BITS_PER_PAGE,
         }
     }
 }
