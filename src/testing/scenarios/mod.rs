@@ -20,7 +20,7 @@ use super::world::World;
 use crate::chain::Chain;
 use crate::error::Result;
 
-pub use sequences::sequences;
+pub use sequences::{sequences, shorter};
 
 /// All of them.
 pub const ALL: &[&Scenario] = &[
