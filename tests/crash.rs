@@ -1,4 +1,4 @@
-//! Power loss at every point of every scenario, and the proof that each ordering step is needed.
+//! Power loss at every point of every scenario, the proof that each ordering step is needed, and metadata that goes bad.
 //!
 //! `LVD_CRASH_FULL=1` walks every point with up to 2^20 states in full. `LVD_CRASH_REPLAY=PATH` goes to the state that a
 //! finding names, and prints what led there. `LVD_CRASH_LENGTH=N` (2) has all sequences of at most N events.
@@ -7,9 +7,12 @@
 
 mod records;
 
-use lvd::switch::{Step, without_step};
+use lvd::switch::{Step, without_check, without_step};
 use lvd::testing::crash::{Explorer, Finding, Limits, Report, Scenario};
+use lvd::testing::rot::Outcomes;
 use lvd::testing::scenarios::{ALL, LONG, sequences};
+use lvd::testing::shrink::{arrivals, crashes, smallest};
+use lvd::violation::Violation;
 use records::record;
 use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -76,11 +79,49 @@ fn no_state_of_any_scenario_breaks_a_law() {
     }
     rows.push(row("all", &sum, start.elapsed()));
     record("crash", &json!({ "full": full(), "rows": rows }));
-    let findings: Vec<&Finding> = reports.iter().flat_map(|(report, _)| &report.findings).collect();
-    for finding in findings.iter().take(3) {
-        println!("\n{finding}");
-    }
+    let findings = findings(scenarios.iter().zip(&reports).map(|((scenario, _), (report, _))| (*scenario, report)));
+    print_some(&findings);
     assert!(findings.is_empty(), "{} states break a law", findings.len());
+}
+
+/// Sectors of metadata that a device has lost, changed or put elsewhere, on states of every scenario.
+#[test]
+fn metadata_that_goes_bad_is_found_or_is_an_older_version_of_itself() {
+    let start = Instant::now();
+    let scenarios = chosen();
+    let limits = if full() { Limits { exhaustive: 64, sample: 64, ..Limits::ROT } } else { Limits::ROT };
+    let reports = each(&scenarios, |(scenario, _)| Explorer::explore(scenario, limits));
+    let findings = findings(scenarios.iter().zip(&reports).map(|((scenario, _), report)| (*scenario, report)));
+    let mut sum = Report::default();
+    reports.iter().for_each(|report| sum.add(report));
+    println!("{:20} {:12} {:>8} {:>8} {:>8} {:>8}", "what", "where", "harms", "right", "told", "untold");
+    let rows: Vec<Value> = sum
+        .rot
+        .0
+        .iter()
+        .map(|((what, part), outcomes)| {
+            let Outcomes { harms, right, told, untold } = outcomes;
+            println!("{what:20} {part:12} {harms:>8} {right:>8} {told:>8} {untold:>8}");
+            json!({ "what": what, "where": part, "harms": harms, "right": right, "told": told, "untold": untold })
+        })
+        .collect();
+    println!("{} states, {:.1?}", sum.disks, start.elapsed());
+    record("rot", &json!({ "states": sum.disks, "seconds": start.elapsed().as_secs_f64(), "rows": rows }));
+    print_some(&findings);
+    assert!(findings.is_empty(), "{} states break a law", findings.len());
+}
+
+/// The harms are worth something only if checksums are what finds them.
+#[test]
+fn without_a_checksum_metadata_that_goes_bad_is_believed() {
+    let limits = Limits { stop_at_first: true, ..Limits::ROT };
+    for check in [Violation::SealedSector, Violation::HeaderChecksum] {
+        let breaks = |scenario: &&'static Scenario| {
+            let explored = catch_unwind(AssertUnwindSafe(|| Explorer::explore(scenario, limits)));
+            explored.map_or(true, |report| !report.findings.is_empty())
+        };
+        assert!(without_check(check, || ALL.iter().any(breaks)), "nobody notices without {check:?}");
+    }
 }
 
 /// All sequences of what can happen to a disk, up to a length.
@@ -88,7 +129,7 @@ fn no_state_of_any_scenario_breaks_a_law() {
 fn no_state_of_a_short_sequence_breaks_a_law() {
     let start = Instant::now();
     let longest = std::env::var("LVD_CRASH_LENGTH").map_or(2, |text| text.parse().expect("a length"));
-    let (mut sum, mut rows, mut findings) = (Report::default(), Vec::new(), Vec::new());
+    let (mut sum, mut rows, mut found) = (Report::default(), Vec::new(), Vec::new());
     print_head();
     for length in 1..=longest {
         let start = Instant::now();
@@ -98,14 +139,49 @@ fn no_state_of_a_short_sequence_breaks_a_law() {
         reports.iter().for_each(|report| these.add(report));
         rows.push(row(&format!("{} of {length}", scenarios.len()), &these, start.elapsed()));
         sum.add(&these);
-        findings.extend(reports.into_iter().flat_map(|report| report.findings));
+        found.extend(findings(scenarios.iter().copied().zip(&reports)));
     }
     rows.push(row("all", &sum, start.elapsed()));
     record("sequences", &json!({ "rows": rows }));
-    for finding in findings.iter().take(3) {
-        println!("\n{finding}");
+    print_some(&found);
+    assert!(found.is_empty(), "{} states break a law", found.len());
+}
+
+type Found = (&'static Scenario, Finding);
+
+fn findings<'a>(reports: impl Iterator<Item = (&'static Scenario, &'a Report)>) -> Vec<Found> {
+    reports.flat_map(|(scenario, report)| report.findings.iter().map(move |found| (scenario, found.clone()))).collect()
+}
+
+/// Prints the first findings, made small.
+fn print_some(findings: &[Found]) {
+    for (scenario, finding) in findings.iter().take(3) {
+        println!("\n{}  (smaller than {})", smallest(scenario, finding), finding.path);
     }
-    assert!(findings.is_empty(), "{} states break a law", findings.len());
+}
+
+/// Law O breaks if a bit of the allocation section is there without its data: one write that arrived, in one crash.
+#[test]
+fn a_finding_is_made_as_small_as_it_can_be() {
+    let overlay = *ALL.iter().find(|scenario| scenario.name == "overlay").expect("a scenario");
+    let sequence = sequences(3).into_iter().find(|scenario| scenario.name == "sequence seal,write across,flush");
+    let often = Limits { faults: 0, recovery_period: 1, depth: 1, ..Limits::USUAL };
+    let cases = [
+        (overlay, Limits { faults: 0, ..Limits::USUAL }, 1, "overlay"),
+        (sequence.expect("a sequence"), often, 2, "sequence write across,flush"),
+    ];
+    without_step(Step::DataBarrier, || {
+        for (scenario, limits, most, name) in cases {
+            let report = Explorer::explore(scenario, limits);
+            let largest = report.findings.iter().max_by_key(|found| (crashes(found), arrivals(found)));
+            let largest = largest.expect("the step is needed");
+            assert!(crashes(largest) == most && arrivals(largest) > 2, "{largest}");
+            let small = smallest(scenario, largest);
+            assert_eq!((crashes(&small), arrivals(&small)), (1, 1), "{small}");
+            assert!(small.path.starts_with(&format!("{name}/none/")), "{small}");
+            assert_eq!(small.breach.law, largest.breach.law);
+        }
+    });
 }
 
 fn print_head() {

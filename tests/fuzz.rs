@@ -1,8 +1,13 @@
 //! What the fuzz targets do, from fixed seeds.
 
+mod records;
+
 use lvd::switch::{Step, without_step};
 use lvd::testing::choices::Random;
 use lvd::testing::fuzz::{Course, Labour, Life, Links, Pair, Story};
+use records::record;
+use serde_json::json;
+use std::time::Instant;
 
 fn input(seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
@@ -87,8 +92,8 @@ fn servers_of_an_nbd_client_say_anything() {
 fn first_broken(end: u64) -> Option<(u64, String)> {
     (0..end).find_map(|seed| {
         let lived = std::panic::catch_unwind(|| Life::of(&input(seed)).live());
-        let findings = lived.unwrap_or_else(|_| vec!["a panic".into()]);
-        findings.first().map(|finding| (seed, finding.clone()))
+        let broken = lived.map_or(Some("a panic".into()), |lived| lived.findings.first().map(ToString::to_string));
+        broken.map(|broken| (seed, broken))
     })
 }
 
@@ -96,6 +101,41 @@ fn first_broken(end: u64) -> Option<(u64, String)> {
 fn no_life_breaks_a_law() {
     let broken = first_broken(1500);
     assert!(broken.is_none(), "seed {}: {}", broken.clone().unwrap_or_default().0, broken.unwrap_or_default().1);
+}
+
+/// Disks of all shapes, each used, crashed and used again some twenty times. `LVD_LIVES` says how many.
+#[test]
+fn no_long_life_breaks_a_law() {
+    let start = Instant::now();
+    let lives: u64 = std::env::var("LVD_LIVES").map_or(12, |text| text.parse().expect("a number of lives"));
+    let (mut events, mut crashes, mut deaths) = (0, 0, 0);
+    for seed in 0..lives {
+        let life = Life::long(seed);
+        match std::panic::catch_unwind(|| life.live()) {
+            Ok(lived) if lived.findings.is_empty() => {
+                (events, crashes, deaths) = (events + lived.events, crashes + lived.crashes, deaths + lived.deaths);
+            }
+            _ => panic!("seed {seed}: {:?}", life.smallest().live().findings),
+        }
+    }
+    println!("{lives} lives, {events} events, {crashes} losses of power, {deaths} deaths");
+    assert!(crashes > 10 * lives && deaths > lives);
+    record(
+        "lives",
+        &json!({
+            "lives": lives, "events": events, "crashes": crashes, "deaths": deaths, "seconds": start.elapsed().as_secs_f64(),
+        }),
+    );
+}
+
+/// A write, a flush, and a loss of power: a bit is there without its data.
+#[test]
+fn of_a_long_life_little_is_left_that_breaks_a_law() {
+    without_step(Step::DataBarrier, || {
+        let broken = (0..20).map(Life::long).find(|life| !life.live().findings.is_empty()).expect("the step is needed");
+        let small = broken.smallest();
+        assert!(broken.length() > 100 && small.length() <= 3, "{small:?}");
+    });
 }
 
 /// The target is no stronger than what it finds: ordering steps that are left out, each in some life.

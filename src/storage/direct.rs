@@ -6,12 +6,11 @@
 
 use super::buffer::{ALIGNMENT, Buffer};
 use super::ring::Rings;
-use super::transfer::{Piece, read_full, read_together, write_run};
+use super::transfer::{Piece, read_full, read_together, read_units, write_all, write_run};
 use crate::sync::{RwLock, RwLockWriteGuard, read, write};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 /// Bytes that are moved at once through memory of one's own, where the caller's is not aligned.
 const BOUNCE: usize = 1 << 20;
@@ -73,15 +72,7 @@ impl Direct {
     /// An aligned read. One that stops within a unit is at the end of the file, where not every file system takes
     /// another direct request.
     fn fill(&self, cached: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut filled = 0;
-        while filled < buffer.len() && filled.is_multiple_of(self.unit) {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(length) => filled += length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let filled = read_units(&self.file, buffer, offset, self.unit)?;
         read_full(cached, &mut buffer[filled..], offset + filled as u64)
     }
 
@@ -89,18 +80,18 @@ impl Direct {
     pub(super) fn write(&self, cached: &File, data: &[u8], offset: u64) -> io::Result<()> {
         if !self.takes(data.len(), offset) {
             let _alone = self.alone();
-            return cached.write_all_at(data, offset);
+            return write_all(cached, data, offset);
         }
         let _together = read(&self.edges);
         if self.aligned(data) {
-            return self.file.write_all_at(data, offset);
+            return write_all(&self.file, data, offset);
         }
         let mut bounce = Buffer::new(data.len().min(BOUNCE));
         let mut at = offset;
         for piece in data.chunks(BOUNCE) {
             let copy = &mut bounce.bytes_mut()[..piece.len()];
             copy.copy_from_slice(piece);
-            self.file.write_all_at(copy, at)?;
+            write_all(&self.file, copy, at)?;
             at += piece.len() as u64;
         }
         Ok(())
@@ -168,7 +159,7 @@ impl Direct {
         let written = if pieces.len() > 1 { self.rings.write(&self.file, pieces) } else { None };
         let written = written.unwrap_or_else(|| vec![false; pieces.len()]);
         let mut rest = pieces.iter().zip(written).filter(|(_, written)| !written);
-        rest.try_for_each(|((offset, data), _)| self.file.write_all_at(data, *offset))
+        rest.try_for_each(|((offset, data), _)| write_all(&self.file, data, *offset))
     }
 }
 

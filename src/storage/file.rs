@@ -1,5 +1,6 @@
 //! Files and block devices of Linux.
 
+use super::calls;
 use super::direct::Direct;
 use super::lock as locks;
 use super::ring::Rings;
@@ -87,7 +88,7 @@ impl FileStorage {
         let _alone = self.direct.as_ref().map(Direct::alone);
         let flags = how | FallocateFlags::KEEP_SIZE;
         loop {
-            return match rustix::fs::fallocate(&self.file, flags, range.start, range.end - range.start) {
+            return match calls::allocate(&self.file, flags, &range) {
                 Ok(()) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::INVAL | Errno::NOSYS) => self.write_zeros(range),

@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 mod buffer;
 #[cfg(target_os = "linux")]
+mod calls;
+#[cfg(target_os = "linux")]
 mod direct;
 #[cfg(target_os = "linux")]
 mod file;

@@ -12,6 +12,7 @@
 
 #![allow(unsafe_code)]
 
+use super::calls::asked;
 use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::fs::File;
@@ -42,7 +43,7 @@ impl Rings {
     /// again by itself, which will say why. `None`: there are no rings, and nothing was done.
     pub(super) fn write(&self, file: &File, pieces: &[(u64, &[u8])]) -> Option<Vec<bool>> {
         let entry = |&(offset, data): &(u64, &[u8])| {
-            let (length, fd) = (u32::try_from(data.len()).ok()?, types::Fd(file.as_raw_fd()));
+            let (length, fd) = (u32::try_from(asked(data.len())).ok()?, types::Fd(file.as_raw_fd()));
             Some(opcode::Write::new(fd, data.as_ptr(), length).offset(offset).build())
         };
         let entries = pieces.iter().map(entry).collect::<Option<Vec<_>>>()?;
@@ -54,7 +55,7 @@ impl Rings {
     /// Fills each buffer from its offset. Tells of each whether it was filled, as [`write`](Self::write) does.
     pub(super) fn read(&self, file: &File, pieces: &mut [(u64, &mut [u8])]) -> Option<Vec<bool>> {
         let entry = |(offset, buffer): &mut (u64, &mut [u8])| {
-            let (length, fd) = (u32::try_from(buffer.len()).ok()?, types::Fd(file.as_raw_fd()));
+            let (length, fd) = (u32::try_from(asked(buffer.len())).ok()?, types::Fd(file.as_raw_fd()));
             Some(opcode::Read::new(fd, buffer.as_mut_ptr(), length).offset(*offset).build())
         };
         let entries = pieces.iter_mut().map(entry).collect::<Option<Vec<_>>>()?;

@@ -1,6 +1,6 @@
 //! Sharing extents between files, on file systems that can.
 
-use rustix::fs::copy_file_range;
+use super::calls;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) fn share(target: &File, mut offset: u64, source: &File, range: Range<
     let mut from = range.start;
     while from < range.end {
         let length = usize::try_from(range.end - from).unwrap_or(usize::MAX);
-        match copy_file_range(source, Some(&mut from), target, Some(&mut offset), length) {
+        match calls::copy(source, &mut from, target, &mut offset, length) {
             // The source ends before the range does.
             Ok(0) => return Ok(false),
             Ok(_) | Err(Errno::INTR) => {}

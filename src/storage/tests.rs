@@ -1,5 +1,6 @@
 //! Files, direct and through the page cache, beside storage in memory and a vector of bytes; locks; what is refused.
 
+use super::calls::tests::reluctant;
 use super::*;
 use crate::error::Error;
 use proptest::prelude::*;
@@ -140,6 +141,42 @@ proptest! {
             check_holes(storage, &bytes);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn calls_that_stop_short_or_are_interrupted_are_gone_on_with(ops in prop::collection::vec(op(), 1..40)) {
+        let directory = tempfile::tempdir().unwrap();
+        let options = |direct| FileOptions { write: true, create: Create::New, direct, ..FileOptions::default() };
+        let cached = FileStorage::open(directory.path().join("cached"), &options(false)).unwrap();
+        let direct = FileStorage::open(directory.path().join("direct"), &options(true));
+        // A device stops between its own units, a page cache anywhere.
+        let mut storages: Vec<(&dyn Storage, usize)> = vec![(&cached, 777)];
+        storages.extend(direct.as_ref().ok().map(|direct| (direct as &dyn Storage, 4096)));
+        let mut bytes = Vec::new();
+        for op in &ops {
+            let seen = model(&mut bytes, op);
+            for (storage, most) in &storages {
+                prop_assert_eq!(&reluctant(*most, || apply(*storage, op)), &seen);
+            }
+        }
+        for (storage, most) in storages {
+            prop_assert_eq!(&contents(storage), &bytes);
+            prop_assert_eq!(&reluctant(most, || contents(storage)), &bytes);
+        }
+    }
+}
+
+#[test]
+fn a_share_that_stops_short_or_is_interrupted_is_gone_on_with() {
+    let [source, target] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+    let bytes: Vec<u8> = (0..40_000u32).map(|at| (at / 100) as u8).collect();
+    std::io::Write::write_all(&mut &source, &bytes).unwrap();
+    assert!(reluctant(4096, || share::share(&target, 8192, &source, 4096..36_864).unwrap()));
+    let mut copy = vec![0; 32_768];
+    std::os::unix::fs::FileExt::read_exact_at(&target, &mut copy, 8192).unwrap();
+    assert_eq!(copy, bytes[4096..36_864]);
 }
 
 /// Any two of the three: a writer and another writer, a writer and a reader, two readers.

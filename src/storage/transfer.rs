@@ -1,10 +1,9 @@
 //! Whole transfers: short ones go on, interrupted ones begin again.
 
+use super::calls::{self, uninterrupted};
 use super::ring::Rings;
-use rustix::io::{Errno, pwritev};
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
 
 /// An offset of the file, and what is to be written there.
 pub(super) type Piece<'a> = (u64, &'a [u8]);
@@ -18,20 +17,33 @@ const PIECES: usize = 1024;
 const MOST_CACHED: usize = 32 << 10;
 
 /// Reads until the buffer is full or the file ends; zeros follow.
-pub(super) fn read_full(file: &File, mut buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    let mut at = offset;
-    while !buffer.is_empty() {
-        match file.read_at(buffer, at) {
-            Ok(0) => {
-                buffer.fill(0);
-                break;
+pub(super) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let filled = read_units(file, buffer, offset, 1)?;
+    buffer[filled..].fill(0);
+    Ok(())
+}
+
+/// Reads until the buffer is full, the file ends, or a read has stopped within a unit. How many bytes were read.
+pub(super) fn read_units(file: &File, buffer: &mut [u8], offset: u64, unit: usize) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() && filled.is_multiple_of(unit) {
+        match uninterrupted(|| calls::read(file, &mut buffer[filled..], offset + filled as u64))? {
+            0 => break,
+            length => filled += length,
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes all of `data` in as few requests as it takes.
+pub(super) fn write_all(file: &File, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+    while !data.is_empty() {
+        match uninterrupted(|| calls::write(file, data, offset))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            length => {
+                data = &data[length..];
+                offset += length as u64;
             }
-            Ok(length) => {
-                buffer = &mut buffer[length..];
-                at += length as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -60,7 +72,7 @@ pub(super) fn runs<'a, 'b>(pieces: &'b [Piece<'a>]) -> impl Iterator<Item = &'b 
 pub(super) fn write_cached(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     let mut at = offset;
     for piece in data.chunks(MOST_CACHED) {
-        file.write_all_at(piece, at)?;
+        write_all(file, piece, at)?;
         at += piece.len() as u64;
     }
     Ok(())
@@ -76,14 +88,12 @@ pub(super) fn write_run(file: &File, run: &[Piece<'_>]) -> io::Result<()> {
         run.iter().flat_map(|(_, data)| data.chunks(MOST_CACHED)).map(IoSlice::new).collect();
     let mut rest = &mut slices[..];
     while !rest.is_empty() {
-        match pwritev(file, &rest[..together(rest)], at) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(length) => {
+        match uninterrupted(|| calls::write_slices(file, &rest[..together(rest)], at))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            length => {
                 IoSlice::advance_slices(&mut rest, length);
                 at += length as u64;
             }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

@@ -6,9 +6,10 @@
 //! `scenario/fault/POINT:CHOICES/POINT:CHOICES…`, one step for each crash; [`Explorer::replay`] walks it again.
 
 use super::choices::{every, sample};
-use super::laws::{self, Epochs, View, judge, judge_rotten, sampled};
+use super::laws::{self, Epochs, View, judge, sampled};
 use super::model::Breach;
 use super::pending;
+use super::rot::{self, Ledger, Past};
 use super::sector::mix;
 use super::sim::{Fault, SimDisk};
 use super::world::World;
@@ -47,6 +48,8 @@ pub struct Limits {
     pub depth: u32,
     /// Faults of each kind at most.
     pub faults: u64,
+    /// Of one state in so many all metadata is harmed; 0: of none.
+    pub rotten: u64,
     /// Whether the first finding ends it.
     pub stop_at_first: bool,
 }
@@ -60,6 +63,7 @@ impl Limits {
         recovery_period: 60,
         depth: 3,
         faults: u64::MAX,
+        rotten: 0,
         stop_at_first: false,
     };
 
@@ -74,6 +78,7 @@ impl Limits {
         recovery_period: 60,
         depth: 1,
         faults: 2,
+        rotten: 0,
         stop_at_first: false,
     };
 
@@ -85,8 +90,13 @@ impl Limits {
         recovery_period: 200,
         depth: 3,
         faults: u64::MAX,
+        rotten: 0,
         stop_at_first: false,
     };
+
+    /// Few states, and what becomes of each if its metadata goes bad.
+    pub const ROT: Limits =
+        Limits { exhaustive: 3, sample: 3, recovery_period: 0, depth: 0, faults: 0, rotten: 1, ..Limits::USUAL };
 
     /// Enough to find what leaving out a step breaks.
     pub const SEARCH: Limits = Limits { stop_at_first: true, ..Limits::USUAL };
@@ -125,6 +135,8 @@ pub struct Report {
     pub recoveries: u64,
     /// Runs with a fault.
     pub faults: u64,
+    /// What became of harms to metadata.
+    pub rot: Ledger,
     /// What broke a law.
     pub findings: Vec<Finding>,
 }
@@ -138,6 +150,7 @@ impl Report {
         self.disks += other.disks;
         self.recoveries += other.recoveries;
         self.faults += other.faults;
+        self.rot.add(&other.rot);
     }
 }
 
@@ -163,6 +176,8 @@ pub struct Branch {
     pub(super) views: Mutex<Vec<View>>,
     pub(super) path: String,
     pub(super) watching: AtomicBool,
+    /// What sectors held, if their metadata is to be harmed.
+    past: Mutex<Past>,
     points: AtomicU64,
     depth: u32,
     /// What happened before, for a trace.
@@ -182,7 +197,7 @@ impl Explorer {
         let scenario = scenarios.iter().find(|scenario| scenario.name == name)?;
         let fault = parse_fault(steps.next()?)?;
         let steps: Option<Vec<(u64, Vec<u8>)>> = steps.map(parse_step).collect();
-        Some(Explorer::run(scenario, Limits::FULL, Some(fault), steps))
+        Some(Explorer::run(scenario, Limits { rotten: 1, ..Limits::FULL }, Some(fault), steps))
     }
 
     fn run(
@@ -220,6 +235,9 @@ impl Explorer {
 
     fn run_all(self: &Arc<Explorer>, first: &World) {
         let (operations, syncs) = self.run_with(first, Fault::None);
+        if self.limits.faults == 0 {
+            return;
+        }
         let spread = |n: u64| {
             let step = n.div_ceil(self.limits.faults).max(1);
             (1..=n).step_by(step as usize)
@@ -227,6 +245,8 @@ impl Explorer {
         let kills = spread(operations + 1).map(Fault::Kill);
         let faults = kills
             .chain(spread(syncs).map(Fault::FailSync))
+            .chain(spread(syncs).map(Fault::Revert))
+            .chain(spread(operations).step_by(3).map(Fault::Late))
             .chain(spread(operations).map(Fault::NoSpace))
             .chain(spread(operations).map(Fault::Full))
             .chain(spread(operations).map(Fault::Gone));
@@ -242,6 +262,7 @@ impl Explorer {
     /// Runs the scenario with a fault; operations and barriers of its body.
     fn run_with(self: &Arc<Explorer>, first: &World, fault: Fault) -> (u64, u64) {
         let branch = self.branch(&fault_name(fault), lock(&first.branch.views).clone());
+        *lock(&branch.past) = lock(&first.branch.past).clone();
         let mut world = World::new(first.disk.fork(), branch);
         world.disk.arm(fault);
         world.branch.watching.store(fault == Fault::None, Ordering::Relaxed);
@@ -249,6 +270,10 @@ impl Explorer {
         let counted = world.disk.counted();
         let fired = world.disk.fired();
         world.disk.arm(Fault::None);
+        if world.disk.went_on() {
+            let what = "a file was written to, or barriered, after a barrier of its own had failed";
+            self.found(&world.branch, &world.disk, Breach::new('F', what));
+        }
         if let Err(error) = result
             && !fired
         {
@@ -258,8 +283,8 @@ impl Explorer {
             world.point();
             return counted;
         }
-        if matches!(fault, Fault::FailSync(_)) && fired {
-            lock(&world.branch.views).iter_mut().for_each(|view| view.model.doubt());
+        if fault.fails_barrier() && fired {
+            world.doubt();
         }
         world.branch.watching.store(true, Ordering::Relaxed);
         world.point();
@@ -284,7 +309,15 @@ impl Explorer {
             }
             Err(breach) => return self.found(&world.branch, &world.disk, breach),
         }
+        let owed = world.disk.owes();
         if let Err(error) = (self.scenario.recover)(world) {
+            if owed && !world.disk.owes() {
+                // It was told of what could not be written back before it began. The next one is not.
+                world.disk.kill();
+                world.doubt();
+                world.disk.note("the process gives up; another begins", 0..0);
+                return self.go_on(world, durable);
+            }
             let breach = Breach::new('R', format!("going on fails: {error}"));
             return self.found(&world.branch, &world.disk, breach);
         }
@@ -297,6 +330,7 @@ impl Explorer {
             views: Mutex::new(views),
             path: format!("{}/{step}", self.scenario.name),
             watching: AtomicBool::new(false),
+            past: Mutex::default(),
             points: AtomicU64::new(0),
             depth: 0,
             before: Vec::new(),
@@ -314,6 +348,9 @@ impl Explorer {
 
     /// Explores the states that a power loss would leave now.
     pub(super) fn point(self: &Arc<Explorer>, branch: &Branch, disk: &SimDisk) {
+        if self.limits.rotten != 0 {
+            lock(&branch.past).note(disk);
+        }
         if !branch.watching.load(Ordering::Relaxed) || self.stopped() {
             return;
         }
@@ -369,7 +406,7 @@ impl Point<'_> {
         }
         let disk = SimDisk::after(&remains);
         let judged = judge(&disk, self.views, &mut lock(&self.explorer.tally).epochs);
-        let judged = judged.and_then(|seen| judge_rotten(&disk, self.views).map(|()| seen));
+        let judged = judged.and_then(|_| rot::judge_newest(&disk, self.views)).and_then(|()| self.harm(&disk, key));
         if let Err(breach) = judged {
             self.explorer.found(&self.crashed(choices), &SimDisk::new(), breach);
             return !self.explorer.limits.stop_at_first;
@@ -386,6 +423,18 @@ impl Point<'_> {
         !self.explorer.stopped()
     }
 
+    /// Harms the metadata of a state, if that is asked for.
+    fn harm(&self, disk: &SimDisk, key: u64) -> std::result::Result<(), Breach> {
+        if !sampled(key, self.explorer.limits.rotten) {
+            return Ok(());
+        }
+        let past = lock(&self.branch.past).clone();
+        let mut ledger = Ledger::default();
+        let judged = rot::judge_all(disk, self.views, &past, key, &mut ledger);
+        lock(&self.explorer.tally).report.rot.add(&ledger);
+        judged
+    }
+
     /// The branch that begins with the state.
     fn crashed(&self, choices: &[u8]) -> Branch {
         let mut before = self.branch.trace(self.disk);
@@ -397,6 +446,7 @@ impl Point<'_> {
             views: Mutex::new(self.views.to_vec()),
             path: format!("{}/{}:{}", self.branch.path, self.number, digits.join(".")),
             watching: AtomicBool::new(false),
+            past: Mutex::new(lock(&self.branch.past).clone()),
             points: AtomicU64::new(0),
             depth: self.branch.depth + 1,
             before,
@@ -410,7 +460,8 @@ impl Branch {
     }
 
     pub(super) fn barrier_failed(&self) -> bool {
-        self.path.contains("/eio")
+        let mut steps = self.path.split('/').skip(1);
+        steps.next().and_then(parse_fault).is_some_and(Fault::fails_barrier)
     }
 
     fn is_body(&self) -> bool {
@@ -437,6 +488,8 @@ fn fault_name(fault: Fault) -> String {
         Fault::None => "none".into(),
         Fault::Kill(n) => format!("kill{n}"),
         Fault::FailSync(n) => format!("eio{n}"),
+        Fault::Revert(n) => format!("revert{n}"),
+        Fault::Late(n) => format!("late{n}"),
         Fault::NoSpace(n) => format!("nospace{n}"),
         Fault::Full(n) => format!("full{n}"),
         Fault::Gone(n) => format!("gone{n}"),
@@ -450,6 +503,8 @@ fn parse_fault(name: &str) -> Option<Fault> {
         _ => number("kill")
             .map(Fault::Kill)
             .or_else(|| number("eio").map(Fault::FailSync))
+            .or_else(|| number("revert").map(Fault::Revert))
+            .or_else(|| number("late").map(Fault::Late))
             .or_else(|| number("nospace").map(Fault::NoSpace))
             .or_else(|| number("full").map(Fault::Full))
             .or_else(|| number("gone").map(Fault::Gone)),

@@ -132,6 +132,8 @@ pub struct SimFile {
     pub payload: Range<u64>,
     /// Whether the file is a block device: its length is fixed, its unwritten bytes are poison.
     pub device: bool,
+    /// Whether something could not be written back, and nobody was told yet.
+    pub owes: bool,
 }
 
 impl SimFile {
@@ -147,6 +149,7 @@ impl SimFile {
             entry: false,
             payload: 0..0,
             device: false,
+            owes: false,
         }
     }
 
@@ -161,6 +164,7 @@ impl SimFile {
             entry: true,
             payload: 0..0,
             device: true,
+            owes: false,
         }
     }
 
@@ -272,6 +276,20 @@ impl SimFile {
         for op in self.pending.iter_mut().filter(|op| op.number <= last && !matches!(op.action, Action::Entry)) {
             op.abandoned = true;
         }
+    }
+
+    /// A barrier has failed, as file systems fail it that go back: what it covered is gone from the page cache, too.
+    pub fn revert(&mut self, last: u64) {
+        self.pending.retain(|op| op.number > last || matches!(op.action, Action::Entry));
+        let mut cache = Content::clone(&self.durable);
+        for op in &self.pending {
+            match &op.action {
+                Action::Size(size) => cache.set_size(*size),
+                Action::Sectors(contents) => cache.sectors.extend(contents.iter().cloned()),
+                Action::Entry => {}
+            }
+        }
+        self.cache = Arc::new(cache);
     }
 
     /// The directory was synced.

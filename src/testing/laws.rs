@@ -8,7 +8,7 @@ use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::format::{Header, State, Uuid};
 use crate::image::{Image, Trust};
-use crate::limits::{SECTOR_SIZE, SLOT_SIZE};
+use crate::limits::SECTOR_SIZE;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -23,9 +23,6 @@ pub struct Opened {
     /// The same file, with its bitmaps.
     pub image: Option<Arc<Image>>,
 }
-
-/// More than any header in a scenario has.
-const HEADER_BYTES: usize = 4096;
 
 /// Opens a disk for reading alone.
 pub type Open = fn(&SimDisk) -> Result<Opened>;
@@ -126,7 +123,7 @@ pub fn judge(disk: &SimDisk, views: &[View], epochs: &mut Epochs) -> std::result
 }
 
 /// Law S: a bitmap that is valid has every granule dirty that was changed since its point. And none gets lost or stale.
-fn superset(view: &View, image: &Image, seen: &Seen) -> std::result::Result<(), Breach> {
+pub(super) fn superset(view: &View, image: &Image, seen: &Seen) -> std::result::Result<(), Breach> {
     let infos = image.bitmaps();
     for name in &view.bitmaps {
         if !infos.iter().any(|info| info.name == *name && info.trust == Trust::Valid) {
@@ -154,42 +151,6 @@ fn superset(view: &View, image: &Image, seen: &Seen) -> std::result::Result<(), 
 
 fn named(view: &View, breach: Breach) -> Breach {
     Breach::new(breach.law, format!("{}: {}", view.name, breach.what))
-}
-
-/// Rot on top of a crash: with the newest header slot of a file gone, its disk reads right if it still opens. (Law E may
-/// break then: children may take it for what it was. And an open may be refused. Both are stated limits.)
-pub fn judge_rotten(disk: &SimDisk, views: &[View]) -> std::result::Result<(), Breach> {
-    for name in disk.names() {
-        let Some((slot, uuid)) = newest_slot(disk, &name) else { continue };
-        let rotten = disk.fork();
-        rotten.rot(&name, slot * SLOT_SIZE);
-        for view in views {
-            let Ok(opened) = (view.open)(&rotten) else { continue };
-            if opened.header.is_none_or(|header| header.uuid != uuid) {
-                continue;
-            }
-            let size = opened.device.size().min(view.model.least_size());
-            view.model.check_content(&*opened.device, size).map_err(|breach| {
-                Breach::new(
-                    breach.law,
-                    format!("{} with the newest header of {name} rotten: {}", view.name, breach.what),
-                )
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// The slot with the higher sequence number, if both are whole and not equal, and the file's UUID.
-fn newest_slot(disk: &SimDisk, name: &str) -> Option<(u64, Uuid)> {
-    let content = disk.cached(name)?;
-    let slots = [0, 1].map(|slot| {
-        let mut bytes = [0; HEADER_BYTES];
-        content.read(&mut bytes, slot * SLOT_SIZE);
-        Header::decode(&bytes)
-    });
-    let [Ok(first), Ok(second)] = slots else { return None };
-    (first.sequence != second.sequence).then_some((u64::from(second.sequence > first.sequence), first.uuid))
 }
 
 /// A hash of what is expected, for telling apart states that were already judged.

@@ -8,6 +8,7 @@
 //! | [`sim`], [`host`] | a simulated disk of several files, with faults; its time and random bytes |
 //! | [`model`] | what each sector of a disk may hold |
 //! | [`laws`] | what holds in every state |
+//! | [`rot`] | metadata that was written well and goes bad |
 //! | [`hostile`] | files made to be opened |
 //! | [`fuzz`] | lives of disks made up by a fuzzer |
 //! | [`nbd`] | the NBD server's side of the protocol, without sockets |
@@ -15,6 +16,7 @@
 //! | [`control`] | the conventions of the control socket, without sockets |
 //! | [`live_script`] | what guests and jobs do to one disk, act by act |
 //! | [`qed`] | QED images beside a naive reader |
+//! | [`mod@shrink`] | a finding made small |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
 //! | [`scenarios`] | the stories that are explored |
 
@@ -34,8 +36,10 @@ pub mod nbd;
 pub mod nbd_client;
 pub mod pending;
 pub mod qed;
+pub mod rot;
 pub mod scenarios;
 pub mod sector;
+pub mod shrink;
 pub mod sim;
 pub mod vectors;
 pub mod world;

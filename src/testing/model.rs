@@ -63,7 +63,7 @@ impl Cell {
 /// A disk that no law allows.
 #[derive(Debug, Clone)]
 pub struct Breach {
-    /// The law that is broken: `R`, `O`, `E`.
+    /// The law that is broken: `R`, `O`, `E`, `S`, `F`.
     pub law: char,
     /// How.
     pub what: String,
@@ -261,8 +261,18 @@ impl Model {
         *self = std::mem::replace(self, Model::zeros(0)).durable();
     }
 
+    /// Whether the disk may have that size.
+    pub fn may_have(&self, size: u64) -> bool {
+        self.sizes.contains(&size)
+    }
+
+    /// Whether sector `number` may read as `bytes`, which may end before it does. One that is not watched may hold anything.
+    pub fn allows(&self, number: u64, bytes: &[u8]) -> bool {
+        self.cells.get(&number).is_none_or(|cell| cell.allows(bytes))
+    }
+
     /// Runs of watched bytes within `size`.
-    fn runs(&self, size: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+    pub fn runs(&self, size: u64) -> impl Iterator<Item = Range<u64>> + '_ {
         let runs = self.windows.iter().map(move |window| {
             window.start.saturating_mul(SECTOR_SIZE).min(size)..window.end.saturating_mul(SECTOR_SIZE).min(size)
         });
@@ -272,7 +282,7 @@ impl Model {
     /// Reads all that is watched and holds it against what is allowed.
     pub fn check(&self, device: &dyn BlockDevice) -> std::result::Result<Seen, Breach> {
         let size = device.size();
-        if !self.sizes.contains(&size) {
+        if !self.may_have(size) {
             return Err(Breach::new('O', format!("the size is {size}, allowed are {:?}", self.sizes)));
         }
         self.check_content(device, size)
@@ -402,11 +412,11 @@ impl Model {
             let found = Sector::new(bytes);
             let before = cell.versions[cell.versions.len() - 2].clone();
             if found == before && found != *cell.current() {
-                cell.push(before);
-                if cell.doubt > 0 {
-                    // Nothing was written: what a failed barrier left in doubt still is.
-                    cell.doubt = cell.newest() + 1;
-                }
+                cell.push(before.clone());
+            }
+            if found == before && cell.doubt > 0 {
+                // Perhaps nothing was written: what a failed barrier left in doubt still is.
+                cell.doubt = cell.newest() + 1;
             } else if found != *cell.current() {
                 return Ok(Err(Breach::new(
                     'O',

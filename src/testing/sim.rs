@@ -26,6 +26,11 @@ pub enum Fault {
     Kill(u64),
     /// This barrier fails with EIO, as on Linux: the pages count as clean, no later barrier covers them.
     FailSync(u64),
+    /// This barrier fails with EIO, and what it covered is gone at once: reads show what is durable.
+    Revert(u64),
+    /// After this operation nothing in flight on its file can be written back. Its next barrier, whoever issues it, fails with
+    /// EIO although what was written since is durable; the one after it does not.
+    Late(u64),
     /// This operation finds no space: a write has then put half of its sectors into the page cache.
     NoSpace(u64),
     /// As [`NoSpace`](Fault::NoSpace), and so do all that come after it.
@@ -33,6 +38,13 @@ pub enum Fault {
     /// The host is gone: this operation fails with EIO, as do all that come after it, and reads. What is in the page cache
     /// is there for the next process.
     Gone(u64),
+}
+
+impl Fault {
+    /// Whether a barrier tells of it, so that nobody knows what is durable.
+    pub fn fails_barrier(self) -> bool {
+        matches!(self, Fault::FailSync(_) | Fault::Revert(_) | Fault::Late(_))
+    }
 }
 
 /// An operation as a trace shows it.
@@ -71,6 +83,9 @@ struct Inner {
     operations: u64,
     syncs: u64,
     fired: bool,
+    /// Handles whose barrier has failed, and whether one of them went on.
+    failed: Vec<u64>,
+    went_on: bool,
     read_only_write: bool,
     events: Vec<Event>,
     observer: Option<Observer>,
@@ -107,6 +122,7 @@ impl SimDisk {
                 entry: true,
                 payload: file.payload.clone(),
                 device: file.device,
+                owes: false,
             })
         });
         let files = files.collect();
@@ -186,13 +202,18 @@ impl SimDisk {
         self.inner().files.iter().map(|file| Arc::clone(&file.name)).collect()
     }
 
-    /// Spoils the sector at `offset`, on the platter and in the cache.
-    pub fn rot(&self, name: &str, offset: u64) {
+    /// The names of all files, and which of their bytes hold guest data.
+    pub fn payloads(&self) -> Vec<(Arc<str>, Range<u64>)> {
+        self.inner().files.iter().map(|file| (Arc::clone(&file.name), file.payload.clone())).collect()
+    }
+
+    /// Gives a sector another content, on the platter and in the cache.
+    pub fn spoil(&self, name: &str, number: u64, sector: Sector) {
         let mut inner = self.inner();
         if let Ok(at) = inner.find(name) {
             let file = &mut inner.files[at];
             for content in [&mut file.durable, &mut file.cache] {
-                Arc::make_mut(content).sectors.insert(offset / SECTOR_SIZE, Sector::poison());
+                Arc::make_mut(content).sectors.insert(number, sector.clone());
             }
         }
     }
@@ -249,6 +270,21 @@ impl SimDisk {
         drop(before);
     }
 
+    /// Whether a process that lives was told that a barrier failed.
+    pub fn barrier_failed(&self) -> bool {
+        !self.inner().failed.is_empty()
+    }
+
+    /// Whether a handle was written to, or barriered, after its barrier had failed.
+    pub fn went_on(&self) -> bool {
+        self.inner().went_on
+    }
+
+    /// Whether a file has something to tell that could not be written back.
+    pub fn owes(&self) -> bool {
+        self.inner().files.iter().any(|file| file.owes)
+    }
+
     /// Whether a handle opened for reading was asked to write.
     pub fn written_read_only(&self) -> bool {
         self.inner().read_only_write
@@ -285,6 +321,7 @@ impl Inner {
     fn kill(&mut self) {
         self.dead_below = self.handles + 1;
         self.locks.clear();
+        self.failed.clear();
     }
 }
 
@@ -350,6 +387,7 @@ impl SimStorage {
         inner.number += 1;
         let number = inner.number;
         inner.note(self.file, what, range);
+        inner.went_on |= inner.failed.contains(&self.handle);
         let now = inner.operations;
         match inner.fault {
             Some(Fault::Kill(at)) if at == now => {
@@ -368,6 +406,15 @@ impl SimStorage {
                 inner.fired = true;
                 Err(self.failed(what, io::Error::from_raw_os_error(5)))
             }
+            Some(Fault::Late(at)) if at == now => {
+                let file = &mut inner.files[self.file];
+                act(file, number, Reach::Whole);
+                file.abandon(number);
+                file.owes = true;
+                inner.fired = true;
+                inner.events.push(Event { file: "".into(), what: "  … cannot be written back", range: 0..0 });
+                Ok(())
+            }
             _ => {
                 act(&mut inner.files[self.file], number, Reach::Whole);
                 Ok(())
@@ -375,8 +422,9 @@ impl SimStorage {
         }
     }
 
-    /// Starts a barrier: lets the observer see, counts, and lets a guest in. The number of the last operation it covers.
-    fn start_sync(&self) -> Result<u64> {
+    /// Starts a barrier, on the file or on its directory: lets the observer see, counts, and lets a guest in. The number of the
+    /// last operation it covers.
+    fn start_sync(&self, of_file: bool) -> Result<u64> {
         let observer = self.alive()?.observer.clone();
         if let Some(observer) = observer {
             observer(&self.disk);
@@ -385,8 +433,9 @@ impl SimStorage {
         inner.operations += 1;
         inner.syncs += 1;
         let covered = inner.number;
-        let (operations, syncs) = (inner.operations, inner.syncs);
+        let (operations, syncs, fault) = (inner.operations, inner.syncs, inner.fault);
         inner.note(self.file, "barrier", 0..0);
+        inner.went_on |= of_file && inner.failed.contains(&self.handle);
         if inner.fault == Some(Fault::Kill(operations)) {
             inner.fired = true;
             inner.kill();
@@ -396,17 +445,43 @@ impl SimStorage {
             inner.fired = true;
             return Err(self.failed("barrier", io::Error::from_raw_os_error(5)));
         }
-        if inner.fault == Some(Fault::FailSync(syncs)) {
-            inner.fired = true;
-            inner.files[self.file].abandon(covered);
-            inner.events.push(Event { file: "".into(), what: "  … fails", range: 0..0 });
-            return Err(self.failed("barrier", io::Error::from_raw_os_error(5)));
+        let file = &mut inner.files[self.file];
+        match fault {
+            // It says nothing of the file.
+            Some(Fault::FailSync(at) | Fault::Revert(at)) if at == syncs && !of_file => {
+                return Err(self.fail_sync(&mut inner));
+            }
+            Some(Fault::FailSync(at)) if at == syncs => {
+                file.abandon(covered);
+                inner.failed.push(self.handle);
+                return Err(self.fail_sync(&mut inner));
+            }
+            Some(Fault::Revert(at)) if at == syncs => {
+                file.revert(covered);
+                inner.failed.push(self.handle);
+                return Err(self.fail_sync(&mut inner));
+            }
+            _ => {}
         }
         if let Some((_, guest)) = inner.inside.take_if(|(at, _)| *at == syncs) {
             drop(inner);
             guest();
+            inner = self.alive()?;
+        }
+        let file = &mut inner.files[self.file];
+        if file.owes && of_file {
+            file.settle(covered);
+            file.owes = false;
+            inner.failed.push(self.handle);
+            return Err(self.fail_sync(&mut inner));
         }
         Ok(covered)
+    }
+
+    fn fail_sync(&self, inner: &mut Inner) -> Error {
+        inner.fired = true;
+        inner.events.push(Event { file: "".into(), what: "  … fails", range: 0..0 });
+        self.failed("barrier", io::Error::from_raw_os_error(5))
     }
 }
 
@@ -437,13 +512,13 @@ impl Storage for SimStorage {
     }
 
     fn sync(&self) -> Result<()> {
-        let covered = self.start_sync()?;
+        let covered = self.start_sync(true)?;
         self.alive()?.files[self.file].settle(covered);
         Ok(())
     }
 
     fn sync_directory(&self) -> Result<()> {
-        self.start_sync()?;
+        self.start_sync(false)?;
         self.alive()?.files[self.file].settle_entry();
         Ok(())
     }

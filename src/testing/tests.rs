@@ -20,6 +20,7 @@ enum Without {
     DataBarrier,
     PointerBarrier,
     DirectoryEntry,
+    Poison,
 }
 
 /// Sector 0 holds the number of the valid place; the places are at 2048 and 4096.
@@ -51,7 +52,8 @@ impl BlockDevice for Toy {
         let other = 1 - self.place()?;
         self.file.write_at(data, BLOCK * (1 + other))?;
         if self.without != Without::DataBarrier {
-            self.file.sync()?;
+            let synced = self.file.sync();
+            if self.without == Without::Poison { synced.or_else(|_| self.file.sync())? } else { synced? }
         }
         self.file.write_at(&other.to_le_bytes(), 0)?;
         // The other place is free only then.
@@ -146,4 +148,14 @@ fn each_missing_barrier_is_found_and_walked_to_again() {
 
     assert!(!toy!("no pointer barrier" Without::PointerBarrier).findings.is_empty());
     assert!(toy!("no entry" Without::DirectoryEntry).findings.iter().any(|finding| finding.breach.law == 'R'));
+}
+
+#[test]
+fn who_tries_a_failed_barrier_again_is_found() {
+    let report = toy!("barrier tried again" Without::Poison);
+    for fault in ["eio", "revert", "late"] {
+        let of_fault = format!("barrier tried again/{fault}");
+        let mut of_fault = report.findings.iter().filter(|finding| finding.path.starts_with(&of_fault));
+        assert!(of_fault.any(|finding| finding.breach.law == 'F'), "{fault}");
+    }
 }

@@ -59,12 +59,17 @@ impl World {
     /// The process dies of `fault`. What the next one finds is held against the laws.
     pub fn die(&mut self, fault: Fault) {
         self.disk.arm(Fault::None);
-        if matches!(fault, Fault::FailSync(_)) {
-            lock(&self.branch.views).iter_mut().for_each(|view| view.model.doubt());
+        if fault.fails_barrier() {
+            self.doubt();
         }
         self.disk.note("the process dies", 0..0);
         self.disk.kill();
         Arc::clone(&self.branch.explorer).go_on(self, false);
+    }
+
+    /// A barrier has failed: what was not flushed stays in doubt.
+    pub(super) fn doubt(&self) {
+        lock(&self.branch.views).iter_mut().for_each(|view| view.model.doubt());
     }
 
     /// The name of its scenario.

@@ -31,7 +31,7 @@ fn granules(shift: u8, since: crate::format::Uuid) -> NewBitmap {
     NewBitmap { granularity_shift: shift, since: Some(since), ..NewBitmap::default() }
 }
 
-fn add(w: &mut World, disk: &Chain, name: &'static str, shift: u8) -> Result<()> {
+pub(super) fn add(w: &mut World, disk: &Chain, name: &'static str, shift: u8) -> Result<()> {
     let since = w.bitmap_point("top");
     let image = disk.image(0)?.clone();
     w.disk.note("a bitmap is added", 0..0);

@@ -9,6 +9,7 @@ mod files;
 mod guest;
 mod jobs;
 mod live;
+mod lives;
 mod making;
 mod merging;
 mod moving;
@@ -20,7 +21,8 @@ use super::world::World;
 use crate::chain::Chain;
 use crate::error::Result;
 
-pub use sequences::sequences;
+pub use lives::{Shape, begin};
+pub use sequences::{sequences, shorter};
 
 /// All of them.
 pub const ALL: &[&Scenario] = &[
@@ -78,9 +80,9 @@ pub const LONG: &[&Scenario] =
 /// The beginning of a disk that a fuzzer leads on: `top.lvd`, an overlay on `base.lvd`, with the bitmap `daily`.
 pub const LIFE: Scenario = Scenario { name: "a life", setup: bitmaps::overlay, body: |_| Ok(()), recover: |_| Ok(()) };
 
-/// Opens the disk of [`LIFE`] for writing.
+/// Opens the disk of [`LIFE`] for writing, or that of another [`Shape`].
 pub fn open_top(world: &World) -> Result<Chain> {
-    world.open("top.lvd")
+    world.open(if world.disk.exists("top.lvd") { "top.lvd" } else { "volume.raw.lvb" })
 }
 
 /// Tells the simulator where the data of a disk lies whose size has changed.

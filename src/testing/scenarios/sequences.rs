@@ -60,6 +60,17 @@ pub fn sequences(length: usize) -> Vec<&'static Scenario> {
     (0..count).map(story).collect()
 }
 
+/// The sequences that are as this one without one of its events. None of what is no sequence, or has one event.
+pub fn shorter(scenario: &Scenario) -> Vec<&'static Scenario> {
+    let Some(names) = scenario.name.strip_prefix(SEQUENCE) else { return Vec::new() };
+    let events: Vec<&str> = names.split(',').collect();
+    let without = |at: usize| -> &'static Scenario {
+        let name = SEQUENCE.to_string() + &[&events[..at], &events[at + 1..]].concat().join(",");
+        Box::leak(Box::new(self::scenario(Box::leak(name.into_boxed_str()))))
+    };
+    (0..events.len()).filter(|_| events.len() > 1).map(without).collect()
+}
+
 fn live(world: &mut World) -> Result<()> {
     let events: Vec<Event> = world
         .story()
