@@ -8,6 +8,8 @@
 //! | [`sim`], [`host`] | a simulated disk of several files, with faults; its time and random bytes |
 //! | [`model`] | what each sector of a disk may hold |
 //! | [`laws`] | what holds in every state |
+//! | [`explore`], [`fingerprint`] | every sequence of a protocol's events; which states are one |
+//! | [`protocols`] | the protocols that are walked |
 //! | [`hostile`] | files made to be opened |
 //! | [`fuzz`] | lives of disks made up by a fuzzer |
 //! | [`nbd`] | the NBD server's side of the protocol, without sockets |
@@ -23,7 +25,9 @@
 pub mod choices;
 pub mod control;
 pub mod crash;
+pub mod explore;
 pub mod file;
+pub mod fingerprint;
 pub mod fuzz;
 pub mod host;
 pub mod hostile;
@@ -33,6 +37,7 @@ pub mod model;
 pub mod nbd;
 pub mod nbd_client;
 pub mod pending;
+pub mod protocols;
 pub mod qed;
 pub mod scenarios;
 pub mod sector;

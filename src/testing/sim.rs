@@ -6,7 +6,7 @@
 //! wrote is in the page cache, a later session reads it, and a power loss may still take it.
 
 use super::file::{Content, SimFile};
-use super::pending::{Pending, Remains};
+use super::pending::{Loss, Pending, Remains};
 use super::sector::Sector;
 use crate::error::{Error, Result};
 use crate::limits::SECTOR_SIZE;
@@ -71,6 +71,7 @@ struct Inner {
     operations: u64,
     syncs: u64,
     fired: bool,
+    broken: Option<&'static str>,
     read_only_write: bool,
     events: Vec<Event>,
     observer: Option<Observer>,
@@ -179,6 +180,38 @@ impl SimDisk {
         let inner = self.inner();
         let at = inner.find(name).ok()?;
         Some(Arc::clone(&inner.files[at].cache))
+    }
+
+    /// All files.
+    pub(super) fn files(&self) -> Vec<SimFile> {
+        self.inner().files.clone()
+    }
+
+    /// The disk as it would be after a loss of power now.
+    pub fn after_loss(&self, loss: Loss) -> SimDisk {
+        match loss.choices(self.pending().choices()) {
+            Some(choices) => SimDisk::after(&self.pending().apply(&choices)),
+            None => {
+                let disk = self.fork();
+                disk.settle();
+                disk
+            }
+        }
+    }
+
+    /// Puts a copy of a file in its place, durably.
+    pub fn put(&self, name: &str, content: &Arc<Content>) {
+        let mut inner = self.inner();
+        if let Ok(at) = inner.find(name) {
+            let file = &mut inner.files[at];
+            (file.cache, file.durable) = (Arc::clone(content), Arc::clone(content));
+            file.pending.clear();
+        }
+    }
+
+    /// Every operation that changes a file of this name fails with EIO from now on, and every barrier on it; `None`: none.
+    pub fn break_file(&self, name: Option<&'static str>) {
+        self.inner().broken = name;
     }
 
     /// The names of all files.
@@ -345,6 +378,9 @@ impl SimStorage {
         if !self.write {
             inner.read_only_write = true;
             return Err(Error::Denied(format!("{}: opened for reading", self.name)));
+        }
+        if inner.broken == Some(&*self.name) {
+            return Err(self.failed(what, io::Error::from_raw_os_error(5)));
         }
         inner.operations += 1;
         inner.number += 1;

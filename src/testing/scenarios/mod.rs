@@ -5,7 +5,7 @@
 
 mod backup;
 mod bitmaps;
-mod files;
+pub(super) mod files;
 mod guest;
 mod jobs;
 mod live;
