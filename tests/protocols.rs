@@ -97,6 +97,9 @@ const FOUND: &[(Walked, &[Wrong])] = &[
 const ONCE: &[(&str, &str)] = &[
     // A bitmap was cleared of which the image, closed by a process that was killed, was in the page cache alone.
     ("EPO-03", "sidecars: Open(false, false); Write; Close cut at 2; Open(true, false); Clear"),
+    // A source was rolled back, and fitted a target that had what was written later.
+    ("SYN-06", "mirror, resumed: Keep; Open; Write(0); Begin; Step; Kill; RollBack(0)"),
+    ("SYN-06", "mirror, resumed: Keep; Open; Write(0); Begin; Step; Save; Close; RollBack(0)"),
 ];
 
 /// Does `work` for every item, each on a thread of its own; the results in the items' order.
