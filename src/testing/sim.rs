@@ -209,7 +209,7 @@ impl SimDisk {
         }
     }
 
-    /// Every operation that changes a file of this name fails with EIO from now on, and every barrier on it; `None`: none.
+    /// Every change of a file of this name fails with EIO from now on, and every barrier on it; `None`: none.
     pub fn break_file(&self, name: Option<&'static str>) {
         self.inner().broken = name;
     }
@@ -432,8 +432,9 @@ impl SimStorage {
             inner.fired = true;
             return Err(self.failed("barrier", io::Error::from_raw_os_error(5)));
         }
-        if inner.fault == Some(Fault::FailSync(syncs)) {
-            inner.fired = true;
+        let broken = inner.broken == Some(&*self.name);
+        if broken || inner.fault == Some(Fault::FailSync(syncs)) {
+            inner.fired |= !broken;
             inner.files[self.file].abandon(covered);
             inner.events.push(Event { file: "".into(), what: "  … fails", range: 0..0 });
             return Err(self.failed("barrier", io::Error::from_raw_os_error(5)));

@@ -9,7 +9,7 @@ use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::Decision;
 use crate::image::{CreateOptions, Image};
-use crate::live::{Disk, LiveMirror, MirrorOptions, Move, Pace, pivot_together};
+use crate::live::{Disk, LiveMirror, Move, pivot_together};
 use crate::sync::Arc;
 use crate::testing::crash::Scenario;
 use crate::testing::explore::Protocol;
@@ -18,6 +18,7 @@ use crate::testing::laws::Open;
 use crate::testing::model::{Breach, Model};
 use crate::testing::pending::Loss;
 use crate::testing::scenarios::files::{BLOCK, GROUP, MOVING, chain, one, two};
+use crate::testing::scenarios::live::OPTIONS;
 use crate::testing::sim::{Fault, SimDisk};
 use crate::testing::world::World;
 
@@ -25,14 +26,6 @@ use crate::testing::world::World;
 const SIZE: u64 = BLOCK;
 /// The views, in the order of [`MOVING`].
 const VIEWS: [(&str, Open); 2] = [("one", one), ("two", two)];
-const OPTIONS: MirrorOptions = MirrorOptions {
-    granularity: BLOCK,
-    bound: BLOCK,
-    piece: BLOCK,
-    pace: Pace::Background,
-    share: 100,
-    compare: false,
-};
 
 const BEGINNING: Scenario = beginning("group", |w| {
     for ((view, open), [source, target]) in VIEWS.into_iter().zip(MOVING) {

@@ -7,29 +7,24 @@
 use super::{beginning, begun, fingerprint, judged, losses, on_a_world};
 use crate::error::Result;
 use crate::jobs::Job;
-use crate::live::{Disk, LiveMirror, MirrorOptions, Pace};
+use crate::live::{Disk, LiveMirror, MirrorOptions};
 use crate::sync::Arc;
 use crate::testing::crash::Scenario;
 use crate::testing::explore::Protocol;
 use crate::testing::model::{Breach, Model};
 use crate::testing::pending::Loss;
 use crate::testing::scenarios::files::{BLOCK, base, mid, sibling, top};
+use crate::testing::scenarios::live::OPTIONS;
 use crate::testing::sim::Fault;
 use crate::testing::world::World;
 use std::ops::Range;
 
 /// Two blocks and an odd rest.
 const SIZE: u64 = 2 * BLOCK + 1000;
+/// All blocks of it.
+const WHOLE: u64 = 3 * BLOCK;
 /// Part of the first block; the last one.
 const PLACES: [Range<u64>; 2] = [512..1024, 2 * BLOCK..SIZE];
-const OPTIONS: MirrorOptions = MirrorOptions {
-    granularity: BLOCK,
-    bound: BLOCK,
-    piece: 3 * BLOCK,
-    pace: Pace::Background,
-    share: 100,
-    compare: false,
-};
 
 const BEGINNING: Scenario = beginning("merge", |w| {
     w.with_base(SIZE)?;
@@ -65,6 +60,7 @@ struct Process {
     did: u64,
 }
 
+#[derive(Clone)]
 enum Work {
     Job(Arc<Job>),
     Mirror(Arc<LiveMirror>),
@@ -117,8 +113,8 @@ impl Merge {
 
     fn begin_merge(&mut self, sort: Sort) -> Result<()> {
         self.begun = Some(sort);
+        let options = MirrorOptions { piece: WHOLE, ..OPTIONS };
         // From here on what lies on these layers may be refused.
-        let process = self.process.as_mut().expect("events of a process are offered where there is one");
         self.w.refusable("base");
         self.w.refusable("sibling");
         if sort == Sort::Active {
@@ -126,37 +122,38 @@ impl Merge {
         }
         self.before.extend(self.w.model("base"));
         self.w.forget("base");
-        let layers = process.disk.chain().layers.len();
-        process.work = Some(match sort {
-            Sort::Middle => Work::Job(Arc::new(process.disk.merge(1, layers - 1)?)),
-            Sort::Active => Work::Mirror(process.disk.merge_active_with(layers - 1, &OPTIONS)?),
+        let disk = self.process().disk.clone();
+        let layers = disk.chain().layers.len();
+        self.process().work = Some(match sort {
+            Sort::Middle => Work::Job(Arc::new(disk.merge(1, layers - 1)?)),
+            Sort::Active => Work::Mirror(disk.merge_active_with(layers - 1, &options)?),
         });
         Ok(())
     }
 
     /// Whether anything was done.
     fn step(&mut self) -> Result<bool> {
-        let process = self.process.as_mut().expect("events of a process are offered where there is one");
-        match &process.work {
+        match self.process().work.clone() {
             Some(Work::Job(job)) => {
-                if job.step(3 * BLOCK)?.finished {
-                    process.work = None;
+                if job.step(WHOLE)?.finished {
+                    self.process().work = None;
                     self.begun = None;
                 }
                 Ok(true)
             }
-            Some(Work::Mirror(mirror)) => Ok(mirror.step(3 * BLOCK)?.wait.is_none()),
+            Some(Work::Mirror(mirror)) => Ok(mirror.step(WHOLE)?.wait.is_none()),
             None => Ok(false),
         }
     }
 
     fn pivot(&mut self) -> Result<()> {
-        let process = self.process.as_mut().expect("events of a process are offered where there is one");
-        let Some(Work::Mirror(mirror)) = &process.work else { return Ok(()) };
+        let (disk, work) = (self.process().disk.clone(), self.process().work.clone());
+        let Some(Work::Mirror(mirror)) = work else { return Ok(()) };
         let model = self.w.model("top").expect("the disk has a view").durable();
         self.w.view("base", base, model, false);
-        process.disk.pivot(mirror)?;
-        (process.work, process.written) = (None, [false; 2]);
+        disk.pivot(&mirror)?;
+        (self.process().work, self.process().written) = (None, [false; 2]);
+        self.w.refusable("top");
         self.go_to_base();
         Ok(())
     }

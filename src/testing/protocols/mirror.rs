@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::{BitmapState, Point};
 use crate::image::{CreateOptions, Image, OpenOptions, Trust};
 use crate::limits::SLOTS_END;
-use crate::live::{Disk, LiveMirror, MirrorOptions, Pace};
+use crate::live::{Disk, LiveMirror, Pace};
 use crate::switch::{Step, without_step};
 use crate::testing::crash::Scenario;
 use crate::testing::explore::Protocol;
@@ -24,6 +24,7 @@ use crate::testing::host::SimHost;
 use crate::testing::model::{Breach, Model};
 use crate::testing::pending::Loss;
 use crate::testing::scenarios::files::{BLOCK, chain, copy, top};
+use crate::testing::scenarios::live::OPTIONS;
 use crate::testing::sim::{Fault, SimDisk};
 use crate::testing::world::World;
 use std::ops::Range;
@@ -37,14 +38,6 @@ const PLACES: [Range<u64>; 2] = [512..1024, BLOCK..SIZE];
 const FILES: [&str; 2] = ["top.lvd", "copy.lvd"];
 /// Where data lies in them.
 const DATA: Range<u64> = SLOTS_END..SLOTS_END + SIZE;
-const OPTIONS: MirrorOptions = MirrorOptions {
-    granularity: BLOCK,
-    bound: BLOCK,
-    piece: BLOCK,
-    pace: Pace::Background,
-    share: 100,
-    compare: false,
-};
 
 const BEGINNING: Scenario = beginning("mirror", |w| {
     w.create("top.lvd", SIZE)?;
@@ -200,20 +193,20 @@ impl<const BEGUN: usize> Mirror<BEGUN> {
 
     /// Ends the mirror; the target counts from some moment of it on.
     fn complete(&mut self, pivots: bool) -> Result<()> {
-        let process = self.process.as_mut().expect("a process has the mirror");
-        let Some(mirror) = process.mirror.clone() else { return Ok(()) };
+        let (disk, mirror) = (self.process().disk.clone(), self.process().mirror.clone());
+        let Some(mirror) = mirror else { return Ok(()) };
         let model = self.w.model("top").expect("the source has a view").durable();
         self.w.view("copy", copy, model, false);
-        let left = if pivots { process.disk.pivot(&mirror)? } else { process.disk.split(&mirror)? };
-        process.mirror = None;
+        let left = if pivots { disk.pivot(&mirror)? } else { disk.split(&mirror)? };
+        self.process().mirror = None;
         self.w.promise("copy");
         if pivots {
             self.side = "copy";
-            process.written = [false; 2];
+            self.process().written = [false; 2];
+            Ok(())
         } else {
-            self.w.durable("copy", || left.close())?;
+            self.w.durable("copy", || left.close())
         }
-        Ok(())
     }
 
     /// Nobody else opens for writing what is being written, nor a copy that is none.

@@ -8,7 +8,7 @@ mod bitmaps;
 pub(super) mod files;
 mod guest;
 mod jobs;
-mod live;
+pub(super) mod live;
 mod making;
 mod merging;
 mod moving;
