@@ -1,8 +1,9 @@
 //! Protocols that are walked whole: few files, few events, every order of them.
 //!
 //! Each event is a request of a guest, a step of a job, a session, a crash, or what some other program does to the files.
-//! Most can be cut: the process dies in any operation of it. How power may be lost then and later is told by [`Loss`]. What may be expected of the disks is told by the views of a [`World`], which hold what each loss would
-//! leave against the laws in every state.
+//! Some can be cut: the process dies in any operation of it. How power may be lost then and later is told by [`Loss`]. What
+//! may be expected of the disks is told by the views of a [`World`]: in every state, what each loss would leave is held
+//! against them, and against the laws.
 
 pub mod beside;
 pub mod group;
