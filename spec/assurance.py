@@ -116,6 +116,18 @@ def page(figures):
                                   [[row["rule"], row["text"], row["scenario"] or "**not found**"]
                                    for row in record["rows"]])),
     ]
+    parts.append(part(figures, "protocols", "Protocols, walked whole",
+                      "Every sequence of so many events of a small world: requests, steps of jobs, sessions, other programs, a"
+                      " process that dies in any operation, four losses of power. A state that was seen before is not gone on"
+                      " from; in each new one all that the losses would leave is held against the laws.\n",
+                      lambda record: table(["protocol", "events in a row", "states", "transitions", "seconds"],
+                                           [[row["name"], row["depth"], number(row["states"]), number(row["transitions"]),
+                                             f"{row['seconds']:.1f}"] for row in record["rows"]])))
+    parts.append(part(figures, "protocol-steps", "Steps and mistakes that protocols find",
+                      "One of the shortest sequences that break a law without the step, or with the mistake.\n",
+                      lambda record: table(["protocol", "without the step, or with the mistake", "found by"],
+                                           [[row["name"], row["text"], row["sequence"] or "**not found**"]
+                                            for row in record["rows"]])))
     stories = many("story-")
     if stories:
         rows = [[record["name"].replace("_", " "), number(record["runs"]), f"{record['seconds']:.0f}"] for record in stories]

@@ -108,6 +108,7 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("SID-07", Refusing),
     ("SYN-01", CRASHES),
     ("SYN-05", CRASHES),
+    ("SYN-06", Test("what_broke_a_law_once_breaks_none_any_more")),
 ];
 
 /// Vectors about a rule: those that open and keep it, and those that do not, or in which a record or a sector breaks it.

@@ -129,7 +129,7 @@ impl Lacking {
         // The run that created the target may have been killed before its name was durable.
         self.target.files().iter().try_for_each(|file| file.sync_directory())?;
         match self.image.bitmap(&self.name) {
-            Ok(found) if self.fits(&found) => return self.thaw(),
+            Ok(found) if self.fits(&found) => return self.take_up(),
             Ok(_) => self.image.remove_bitmap(&self.name)?,
             Err(_) => {}
         }
@@ -137,6 +137,17 @@ impl Lacking {
         let new = NewBitmap { granularity_shift, sync: true, dirty: true, ..NewBitmap::default() };
         let since = self.image.add_bitmap(&self.name, &new)?;
         self.name_states(&[since])
+    }
+
+    /// Begins a state that is this run's own, of which the target then tells alone (SYN-06): a source that is rolled back to
+    /// before does not fit what this run makes of the target.
+    fn take_up(&self) -> Result<()> {
+        if self.target.image().is_none() {
+            return self.thaw();
+        }
+        let size = self.image.size();
+        self.drop_copied(|| vec![0..size])?;
+        self.name_states(&[self.image.bitmap(&self.name)?.since])
     }
 
     /// SYN-01.
@@ -168,7 +179,8 @@ impl Lacking {
         self.image.dirty_within(&self.name, range)
     }
 
-    /// Drops from the bitmap what the target has by now, durably: all but what `rest` says, and what changes from here on.
+    /// Begins a new state, durably, and drops from the bitmap what the target has by now: all but what `rest` says, and what
+    /// changes from here on.
     ///
     /// `rest` is called when the bitmap counts anew, and returns what is not equal, once nothing is under way any more that
     /// was when it was called.

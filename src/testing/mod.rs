@@ -9,6 +9,8 @@
 //! | [`model`] | what each sector of a disk may hold |
 //! | [`laws`] | what holds in every state |
 //! | [`rot`] | metadata that was written well and goes bad |
+//! | [`explore`], [`fingerprint`] | every sequence of a protocol's events; which states are one |
+//! | [`protocols`] | the protocols that are walked |
 //! | [`hostile`] | files made to be opened |
 //! | [`fuzz`] | lives of disks made up by a fuzzer |
 //! | [`nbd`] | the NBD server's side of the protocol, without sockets |
@@ -25,7 +27,9 @@
 pub mod choices;
 pub mod control;
 pub mod crash;
+pub mod explore;
 pub mod file;
+pub mod fingerprint;
 pub mod fuzz;
 pub mod host;
 pub mod hostile;
@@ -35,6 +39,7 @@ pub mod model;
 pub mod nbd;
 pub mod nbd_client;
 pub mod pending;
+pub mod protocols;
 pub mod qed;
 pub mod rot;
 pub mod scenarios;

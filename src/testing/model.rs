@@ -4,6 +4,7 @@
 //! back. A flush that ends forgets what was older than the content at its start. After a failed barrier what was
 //! in flight stays in doubt until it is written again and flushed: no engine can know better.
 
+use super::fingerprint::Fingerprint;
 use super::sector::{SECTOR, Sector, mix};
 use crate::device::BlockDevice;
 use crate::error::Result;
@@ -268,7 +269,7 @@ impl Model {
 
     /// Whether sector `number` may read as `bytes`, which may end before it does. One that is not watched may hold anything.
     pub fn allows(&self, number: u64, bytes: &[u8]) -> bool {
-        self.cells.get(&number).is_none_or(|cell| cell.allows(bytes))
+        self.cells.get(&number).is_none_or(|cell| cell.allowed(bytes).is_some())
     }
 
     /// Runs of watched bytes within `size`.
@@ -389,6 +390,16 @@ impl Model {
             }
         }
         Ok(None)
+    }
+
+    /// Takes into a fingerprint what is allowed.
+    pub fn tell(&self, into: &mut Fingerprint) {
+        self.sizes.iter().for_each(|size| into.number(*size));
+        for (number, cell) in &self.cells {
+            into.number(number << 1 | u64::from(cell.doubt > 0));
+            into.number(cell.complete - cell.forgotten.min(cell.complete));
+            cell.versions.iter().for_each(|version| into.content(version));
+        }
     }
 
     /// A hash of what is allowed.

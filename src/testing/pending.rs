@@ -25,6 +25,35 @@ pub struct Remains {
     pub device: bool,
 }
 
+/// Losses of power that take little to tell of, out of all that there can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// All that was in flight is lost.
+    All,
+    /// Nothing is: a quiet minute had passed.
+    Nothing,
+    /// Every other unit is, the first one too.
+    Odd,
+    /// Every other unit is, and the first one is not.
+    Even,
+}
+
+impl Loss {
+    /// Each.
+    pub const EACH: [Loss; 4] = [Loss::All, Loss::Nothing, Loss::Odd, Loss::Even];
+
+    /// What is chosen where units have so many choices; `None`: what the page cache shows.
+    pub(super) fn choices(self, of: &[u8]) -> Option<Vec<u8>> {
+        let arrives = |first: bool| (0..of.len()).map(|unit| u8::from((unit % 2 == 0) == first)).collect();
+        match self {
+            Loss::All => Some(vec![0; of.len()]),
+            Loss::Nothing => None,
+            Loss::Odd => Some(arrives(false)),
+            Loss::Even => Some(arrives(true)),
+        }
+    }
+}
+
 /// A hash of all that a power loss left.
 pub fn hash(remains: &[Remains]) -> u64 {
     remains.iter().fold(7, |state, file| mix(state, file.content.as_ref().map_or(0, |content| content.hash())))

@@ -6,7 +6,7 @@
 //! wrote is in the page cache, a later session reads it, and a power loss may still take it.
 
 use super::file::{Content, SimFile};
-use super::pending::{Pending, Remains};
+use super::pending::{Loss, Pending, Remains};
 use super::sector::Sector;
 use crate::error::{Error, Result};
 use crate::limits::SECTOR_SIZE;
@@ -86,6 +86,7 @@ struct Inner {
     /// Handles whose barrier has failed, and whether one of them went on.
     failed: Vec<u64>,
     went_on: bool,
+    broken: Option<&'static str>,
     read_only_write: bool,
     events: Vec<Event>,
     observer: Option<Observer>,
@@ -195,6 +196,38 @@ impl SimDisk {
         let inner = self.inner();
         let at = inner.find(name).ok()?;
         Some(Arc::clone(&inner.files[at].cache))
+    }
+
+    /// All files.
+    pub(super) fn files(&self) -> Vec<SimFile> {
+        self.inner().files.clone()
+    }
+
+    /// The disk as it would be after a loss of power now.
+    pub fn after_loss(&self, loss: Loss) -> SimDisk {
+        match loss.choices(self.pending().choices()) {
+            Some(choices) => SimDisk::after(&self.pending().apply(&choices)),
+            None => {
+                let disk = self.fork();
+                disk.settle();
+                disk
+            }
+        }
+    }
+
+    /// Puts a copy of a file in its place, durably.
+    pub fn put(&self, name: &str, content: &Arc<Content>) {
+        let mut inner = self.inner();
+        if let Ok(at) = inner.find(name) {
+            let file = &mut inner.files[at];
+            (file.cache, file.durable) = (Arc::clone(content), Arc::clone(content));
+            file.pending.clear();
+        }
+    }
+
+    /// Every change of a file of this name fails with EIO from now on, and every barrier on it; `None`: none.
+    pub fn break_file(&self, name: Option<&'static str>) {
+        self.inner().broken = name;
     }
 
     /// The names of all files.
@@ -383,6 +416,9 @@ impl SimStorage {
             inner.read_only_write = true;
             return Err(Error::Denied(format!("{}: opened for reading", self.name)));
         }
+        if inner.broken == Some(&*self.name) {
+            return Err(self.failed(what, io::Error::from_raw_os_error(5)));
+        }
         inner.operations += 1;
         inner.number += 1;
         let number = inner.number;
@@ -445,6 +481,10 @@ impl SimStorage {
             inner.fired = true;
             return Err(self.failed("barrier", io::Error::from_raw_os_error(5)));
         }
+        if inner.broken == Some(&*self.name) {
+            inner.files[self.file].abandon(covered);
+            return Err(self.sync_fails(&mut inner));
+        }
         let file = &mut inner.files[self.file];
         match fault {
             // It says nothing of the file.
@@ -480,6 +520,10 @@ impl SimStorage {
 
     fn fail_sync(&self, inner: &mut Inner) -> Error {
         inner.fired = true;
+        self.sync_fails(inner)
+    }
+
+    fn sync_fails(&self, inner: &mut Inner) -> Error {
         inner.events.push(Event { file: "".into(), what: "  … fails", range: 0..0 });
         self.failed("barrier", io::Error::from_raw_os_error(5))
     }

@@ -2,8 +2,9 @@
 
 use super::crash::{Branch, Explorer, Finding, Scenario};
 use super::host::SimHost;
-use super::laws::{Open, View};
+use super::laws::{Epochs, Open, View, judge};
 use super::model::{Breach, Model, Ticket};
+use super::pending::Loss;
 use super::sector::Sector;
 use super::sim::{Fault, SimDisk};
 use crate::device::BlockDevice;
@@ -49,7 +50,32 @@ impl World {
     pub fn lose_power(&mut self, mut choose: impl FnMut(u8) -> u8) {
         let pending = self.disk.pending();
         let choices: Vec<u8> = pending.choices().iter().map(|of| choose(*of) % of).collect();
-        let disk = SimDisk::after(&pending.apply(&choices));
+        self.go_on_with(SimDisk::after(&pending.apply(&choices)));
+    }
+
+    /// As [`lose_power`](Self::lose_power), by one of the losses that have a name.
+    pub fn lose(&mut self, loss: Loss) {
+        self.go_on_with(self.disk.after_loss(loss));
+    }
+
+    /// Holds what each of the losses that have a name would leave now against the laws.
+    pub fn judge_losses(&self) -> std::result::Result<(), Breach> {
+        let views = lock(&self.branch.views).clone();
+        let losses = if self.disk.pending().choices().is_empty() { &Loss::EACH[..1] } else { &Loss::EACH };
+        losses.iter().try_for_each(|loss| {
+            let judged = judge(&self.disk.after_loss(*loss), &views, &mut Epochs::default());
+            judged
+                .map(drop)
+                .map_err(|breach| Breach::new(breach.law, format!("after a loss ({loss:?}): {}", breach.what)))
+        })
+    }
+
+    /// What is expected of all disks.
+    pub(super) fn views(&self) -> Vec<View> {
+        lock(&self.branch.views).clone()
+    }
+
+    fn go_on_with(&mut self, disk: SimDisk) {
         disk.remember(&self.disk);
         disk.note("power is lost", 0..0);
         self.disk = disk;
@@ -115,6 +141,11 @@ impl World {
     /// The bitmap may be gone.
     pub fn forget_bitmap(&mut self, view: &str, name: &str) {
         self.with(view, |view| view.bitmaps.retain(|kept| *kept != name));
+    }
+
+    /// The files of `view` are older ones again, of which `model` tells. Its bitmaps go on.
+    pub fn rolled_back(&mut self, view: &str, model: Model) {
+        self.with(view, |view| view.model = model);
     }
 
     /// Promises that the view opens from now on.

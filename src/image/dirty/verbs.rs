@@ -121,6 +121,8 @@ impl Image {
             return verb(self);
         };
         self.check_writable()?;
+        // A close that was killed may have left the epoch that the sidecar is to name in the page cache alone.
+        self.order.secure_found()?;
         self.seal_held(&layout)?;
         sidecar.rebind(self.epoch())?;
         verb(&sidecar)

@@ -14,13 +14,13 @@ use crate::testing::world::World;
 use std::sync::Arc;
 
 /// Bytes of a block.
-pub(super) const BLOCK: u64 = 4096;
+pub(in crate::testing) const BLOCK: u64 = 4096;
 /// Five blocks and an odd rest.
-pub(super) const SIZE: u64 = 5 * BLOCK + 1000;
+pub(in crate::testing) const SIZE: u64 = 5 * BLOCK + 1000;
 
 /// Gives parents by the last part of their hint.
 #[derive(Debug)]
-pub(super) struct ByName(pub(super) SimDisk);
+pub(in crate::testing) struct ByName(pub(in crate::testing) SimDisk);
 
 impl ParentPolicy for ByName {
     fn open(&self, link: &Parent, _: &str, write: bool) -> Result<Arc<dyn Storage>> {
@@ -30,15 +30,15 @@ impl ParentPolicy for ByName {
 }
 
 /// A hint so long that the header does not fit into one sector.
-pub(super) fn hint(name: &str) -> String {
+pub(in crate::testing) fn hint(name: &str) -> String {
     format!("{}/{name}", "directory".repeat(40))
 }
 
 /// The group of a scenario, if its file is there and right.
-pub(super) const GROUP: &str = "group.lvg";
+pub(in crate::testing) const GROUP: &str = "group.lvg";
 
 /// Opens a chain from `name` down, by the group if there is one. `write_also` as in [`ChainOptions`].
-pub(super) fn chain(
+pub(in crate::testing) fn chain(
     disk: &SimDisk,
     host: Arc<dyn Host>,
     name: &str,
@@ -63,7 +63,7 @@ pub(super) fn chain(
 }
 
 /// Tells the disk where guest data lies in the layers of `chain`.
-pub(super) fn note_payload(disk: &SimDisk, chain: &Chain) {
+pub(in crate::testing) fn note_payload(disk: &SimDisk, chain: &Chain) {
     for image in chain.layers.iter().filter_map(|layer| layer.image()) {
         let (data, offset) = image.data_location();
         disk.set_payload(data.name(), offset..offset + image.size());
@@ -71,7 +71,7 @@ pub(super) fn note_payload(disk: &SimDisk, chain: &Chain) {
 }
 
 /// Opens a chain for looking.
-pub(super) fn look(disk: &SimDisk, name: &str) -> Result<Opened> {
+pub(in crate::testing) fn look(disk: &SimDisk, name: &str) -> Result<Opened> {
     let chain = chain(disk, Arc::new(SimHost::new(0)), name, false, None)?;
     let header = chain.layers[0].image().map(|image| image.header());
     let image = chain.layers[0].image().cloned();
@@ -80,7 +80,7 @@ pub(super) fn look(disk: &SimDisk, name: &str) -> Result<Opened> {
 
 macro_rules! views {
     ($($view:ident $name:literal)*) => {
-        $(pub(super) fn $view(disk: &SimDisk) -> Result<Opened> {
+        $(pub(in crate::testing) fn $view(disk: &SimDisk) -> Result<Opened> {
             look(disk, $name)
         })*
     };
@@ -101,18 +101,18 @@ views! {
 }
 
 /// Disks that move together: each as it is at first, and its copy.
-pub(super) const MOVING: [[&str; 2]; 2] = [["one.lvd", "one.copy.lvd"], ["two.lvd", "two.copy.lvd"]];
+pub(in crate::testing) const MOVING: [[&str; 2]; 2] = [["one.lvd", "one.copy.lvd"], ["two.lvd", "two.copy.lvd"]];
 
-pub(super) fn one(disk: &SimDisk) -> Result<Opened> {
+pub(in crate::testing) fn one(disk: &SimDisk) -> Result<Opened> {
     look(disk, side(disk)?[0])
 }
 
-pub(super) fn two(disk: &SimDisk) -> Result<Opened> {
+pub(in crate::testing) fn two(disk: &SimDisk) -> Result<Opened> {
     look(disk, side(disk)?[1])
 }
 
 /// The files that are the disks now: of each exactly one opens for writing, and of both the same one.
-pub(super) fn side(disk: &SimDisk) -> Result<[&'static str; 2]> {
+pub(in crate::testing) fn side(disk: &SimDisk) -> Result<[&'static str; 2]> {
     let opens = |name| chain(disk, Arc::new(SimHost::new(0)), name, true, None).is_ok();
     match MOVING.map(|sides| sides.map(opens)) {
         [[true, false], [true, false]] => Ok(MOVING.map(|[source, _]| source)),
@@ -122,7 +122,7 @@ pub(super) fn side(disk: &SimDisk) -> Result<[&'static str; 2]> {
 }
 
 /// Opens the top on its own: it has no parent any more.
-pub(super) fn alone(disk: &SimDisk) -> Result<Opened> {
+pub(in crate::testing) fn alone(disk: &SimDisk) -> Result<Opened> {
     let image = Image::open(disk.open("top.lvd", false)?, Arc::new(SimHost::new(0)), &Default::default())?;
     match image.complete() {
         true => {
@@ -135,17 +135,17 @@ pub(super) fn alone(disk: &SimDisk) -> Result<Opened> {
 
 impl World {
     /// Opens a chain for writing.
-    pub(super) fn open(&self, name: &str) -> Result<Chain> {
+    pub(in crate::testing) fn open(&self, name: &str) -> Result<Chain> {
         self.open_also(name, None)
     }
 
     /// Opens a chain for writing, the layers down to `last` too.
-    pub(super) fn open_also(&self, name: &str, last: Option<usize>) -> Result<Chain> {
+    pub(in crate::testing) fn open_also(&self, name: &str, last: Option<usize>) -> Result<Chain> {
         chain(&self.disk, self.host.clone(), name, true, last)
     }
 
     /// Opens a chain whose top may be marked, for writing.
-    pub(super) fn open_marked(&self, name: &str) -> Result<Chain> {
+    pub(in crate::testing) fn open_marked(&self, name: &str) -> Result<Chain> {
         let options = ChainOptions { write: true, ignore_marks: true, ..ChainOptions::default() };
         let top = self.disk.open(name, true)?;
         let opened = Chain::open(top, self.host.clone(), &ByName(self.disk.clone()), &options)?;
@@ -154,31 +154,31 @@ impl World {
     }
 
     /// A file to be created, or to be created again.
-    pub(super) fn file(&self, name: &str) -> Result<Arc<dyn Storage>> {
+    pub(in crate::testing) fn file(&self, name: &str) -> Result<Arc<dyn Storage>> {
         Ok(if self.disk.exists(name) { self.disk.open(name, true)? } else { self.disk.create(name)? })
     }
 
     /// Creates an overlay of `size` bytes on `parent`, of which as much is visible as fits.
-    pub(super) fn create_overlay(&self, name: &str, parent: &str, size: u64) -> Result<()> {
+    pub(in crate::testing) fn create_overlay(&self, name: &str, parent: &str, size: u64) -> Result<()> {
         let link = self.link(parent, size)?;
         let options = CreateOptions { virtual_size: size, parent: Some(link), ..CreateOptions::default() };
         Image::create(&*self.file(name)?, &*self.host, &options)
     }
 
     /// A link to `parent`, for a child of `size` bytes.
-    pub(super) fn link(&self, parent: &str, size: u64) -> Result<Parent> {
+    pub(in crate::testing) fn link(&self, parent: &str, size: u64) -> Result<Parent> {
         let below = chain(&self.disk, self.host.clone(), parent, false, None)?;
         below.layers[0].link(size.min(below.size()), hint(parent))
     }
 
     /// Creates a complete image.
-    pub(super) fn create(&self, name: &str, size: u64) -> Result<()> {
+    pub(in crate::testing) fn create(&self, name: &str, size: u64) -> Result<()> {
         let options = CreateOptions { virtual_size: size, ..CreateOptions::default() };
         Image::create(&*self.file(name)?, &*self.host, &options)
     }
 
     /// Fills a disk that was just made, except for a hole in its second block.
-    pub(super) fn fill(&mut self, view: &str, name: &str) -> Result<()> {
+    pub(in crate::testing) fn fill(&mut self, view: &str, name: &str) -> Result<()> {
         let chain = self.open(name)?;
         self.write(view, &chain, 0..BLOCK)?;
         self.write(view, &chain, 2 * BLOCK..chain.size())?;
@@ -186,14 +186,14 @@ impl World {
     }
 
     /// Setup: `base.lvd`, with a view of it.
-    pub(super) fn with_base(&mut self, size: u64) -> Result<()> {
+    pub(in crate::testing) fn with_base(&mut self, size: u64) -> Result<()> {
         self.create("base.lvd", size)?;
         self.view("base", base, Model::zeros(size), true);
         self.fill("base", "base.lvd")
     }
 
     /// Setup: `base.raw`, with a view of it.
-    pub(super) fn with_raw_base(&mut self, size: u64) -> Result<()> {
+    pub(in crate::testing) fn with_raw_base(&mut self, size: u64) -> Result<()> {
         self.disk.create("base.raw")?.set_size(size)?;
         self.disk.set_payload("base.raw", 0..u64::MAX);
         self.view("base", base_raw, Model::zeros(size), true);
@@ -201,7 +201,7 @@ impl World {
     }
 
     /// Setup: an overlay `NAME.lvd` with its view `NAME`, on `parent`, whose view is `below`.
-    pub(super) fn with_overlay(
+    pub(in crate::testing) fn with_overlay(
         &mut self,
         view: &'static str,
         open: crate::testing::laws::Open,
@@ -216,7 +216,7 @@ impl World {
 
     /// What a user does with a disk after a crash: flushes what is seen, writes where the crash was, part of a block, zeroes, flushes, closes,
     /// looks again. The image must be sound all along.
-    pub(super) fn carry_on(&mut self, view: &str, name: &str) -> Result<()> {
+    pub(in crate::testing) fn carry_on(&mut self, view: &str, name: &str) -> Result<()> {
         let chain = self.open(name)?;
         let size = chain.size();
         self.read(view, &chain);
@@ -237,7 +237,7 @@ impl World {
     }
 
     /// No layer has damage.
-    pub(super) fn sound(&self, chain: &Chain) -> Result<()> {
+    pub(in crate::testing) fn sound(&self, chain: &Chain) -> Result<()> {
         for image in chain.layers.iter().filter_map(|layer| layer.image()) {
             let report = image.check()?;
             if let Some(finding) = report.findings.first() {
@@ -248,7 +248,7 @@ impl World {
     }
 
     /// The header of a file as the page cache shows it, if it has one.
-    pub(super) fn header(&self, name: &str) -> Option<Header> {
+    pub(in crate::testing) fn header(&self, name: &str) -> Option<Header> {
         Image::read_header(&*self.disk.open(name, false).ok()?).ok()
     }
 }

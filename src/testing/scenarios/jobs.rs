@@ -281,8 +281,8 @@ fn mirror_resumed(w: &mut World, name: &str, open: Open) -> Result<()> {
         // Its length was lost: it is not the one of which the bitmap tells (SYN-01), which gives way to another.
         w.forget_bitmap("top", "mirror");
     }
-    let since = || source.image(0).and_then(|image| image.bitmap("mirror")).map(|bitmap| bitmap.since).ok();
-    let before = since();
+    let lacks = || source.image(0).and_then(|image| image.dirty_stretches("mirror")).ok();
+    let before = lacks();
     let work = Arc::new(ResumableMirror::new(&source, target.layers[0].clone(), "mirror", 12, !there)?);
     let job = Job::new(work.clone(), w.host.clone());
     for step in 0.. {
@@ -291,7 +291,7 @@ fn mirror_resumed(w: &mut World, name: &str, open: Open) -> Result<()> {
                 watch_copy(w, "copy", open);
             }
             w.forget_bitmap("top", "mirror");
-        } else if step == 1 && w.promised_bitmap("top", "mirror") && since() != before {
+        } else if step == 1 && w.promised_bitmap("top", "mirror") && lacks() != before {
             w.report(Err(Breach::new('S', "a mirror was begun anew, though its target says what it has")));
         } else if step == 1 && !w.promised_bitmap("top", "mirror") {
             w.promise_bitmap("top", "mirror");

@@ -167,7 +167,7 @@ fn merge_below(w: &mut World) -> Result<()> {
 }
 
 /// Small pieces, and little that may be behind.
-pub(super) const OPTIONS: MirrorOptions = MirrorOptions {
+pub(in crate::testing) const OPTIONS: MirrorOptions = MirrorOptions {
     granularity: BLOCK,
     bound: BLOCK,
     piece: 2 * BLOCK,

@@ -5,10 +5,10 @@
 
 mod backup;
 mod bitmaps;
-mod files;
+pub(super) mod files;
 mod guest;
 mod jobs;
-mod live;
+pub(super) mod live;
 mod lives;
 mod making;
 mod merging;
