@@ -109,6 +109,7 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("SYN-01", CRASHES),
     ("SYN-05", CRASHES),
     ("SYN-06", Test("what_broke_a_law_once_breaks_none_any_more")),
+    ("ORD-85", Test("what_broke_a_law_once_breaks_none_any_more")),
 ];
 
 /// Vectors about a rule: those that open and keep it, and those that do not, or in which a record or a sector breaks it.

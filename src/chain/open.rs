@@ -166,6 +166,10 @@ impl<'a> Opening<'a> {
         if let Some(link) = link {
             self.check_identity(link, &header)?;
             self.check_visible(name, link, header.virtual_size)?;
+            if self.options.write && header.merge_mark.is_some() {
+                // What a merge that was interrupted has left may be in the page cache alone (ORD-85).
+                image.storage().sync()?;
+            }
         }
         self.uuids.push(header.uuid);
         self.push(name, Layer::Lvd(Arc::new(image)));
