@@ -26,7 +26,7 @@ not normative. `.ci/assurance` runs everything whole and takes hours; each chang
 # Fault classes, and what makes them happen.
 FAULTS = [
     ("writes since the last barrier are lost", "crash simulator: each sector of each write, old or new, whatever others do"),
-    ("any subset of them arrives, in any order", "crash simulator: every subset where a point has up to 2^14 (CI) or 2^20 of them, a sample elsewhere"),
+    ("any subset of them arrives, in any order", "crash simulator: every subset where a point has up to 2^12 (CI) or 2^16 of them, a sample elsewhere"),
     ("a write is torn", "crash simulator: at each sector"),
     ("a sector is garbage", "crash simulator: new space of block devices is poison; vectors `alc`, `pag`, `bmp` with bad sectors"),
     ("the length of a file is lost", "crash simulator: lengths are in flight as writes are"),
@@ -93,8 +93,8 @@ def page(figures):
         INTRODUCTION,
         "## Faults\n\n" + table(["what goes wrong", "who makes it happen"], FAULTS),
         part(figures, "crash", "Loss of power and other faults, scenario by scenario",
-             lambda record: ("Every point of every scenario with up to 2^20 states in full.\n" if record["full"] else
-                             "Points of up to 2^14 states in full.\n") + "\n" + rate(record), states),
+             lambda record: ("Every point of every scenario with up to 2^16 states in full.\n" if record["full"] else
+                             "Points of up to 2^12 states in full.\n") + "\n" + rate(record), states),
         part(figures, "sequences", "All short sequences of what can happen to a disk",
              lambda record: "Each of 16 events after each other: of one, two and more.\n\n" + rate(record), states),
         part(figures, "lives", "Long lives",

@@ -57,18 +57,18 @@ pub struct Limits {
 impl Limits {
     /// A minute for all scenarios together.
     pub const USUAL: Limits = Limits {
-        exhaustive: 1 << 14,
-        sample: 2000,
-        nested: 40,
-        recovery_period: 60,
+        exhaustive: 1 << 12,
+        sample: 500,
+        nested: 24,
+        recovery_period: 240,
         depth: 3,
-        faults: u64::MAX,
+        faults: 60,
         rotten: 0,
         stop_at_first: false,
     };
 
     /// As much, for a scenario in which much more happens: it goes on after fewer of its states.
-    pub const LONG: Limits = Limits { sample: 500, recovery_period: 600, ..Limits::USUAL };
+    pub const LONG: Limits = Limits { sample: 200, recovery_period: 2400, faults: 30, ..Limits::USUAL };
 
     /// For one of thousands of short stories.
     pub const SHORT: Limits = Limits {
@@ -82,24 +82,27 @@ impl Limits {
         stop_at_first: false,
     };
 
-    /// Everything up to 2^20 states a point.
+    /// Ten million states and more, in minutes.
     pub const FULL: Limits = Limits {
-        exhaustive: 1 << 20,
-        sample: 1 << 16,
-        nested: 200,
-        recovery_period: 200,
+        exhaustive: 1 << 16,
+        sample: 4000,
+        nested: 40,
+        recovery_period: 60,
         depth: 3,
         faults: u64::MAX,
         rotten: 0,
         stop_at_first: false,
     };
 
+    /// As much, for a scenario in which much more happens.
+    pub const FULL_LONG: Limits = Limits { sample: 1000, recovery_period: 600, ..Limits::FULL };
+
     /// Few states, and what becomes of each if its metadata goes bad.
     pub const ROT: Limits =
         Limits { exhaustive: 3, sample: 3, recovery_period: 0, depth: 0, faults: 0, rotten: 1, ..Limits::USUAL };
 
     /// Enough to find what leaving out a step breaks.
-    pub const SEARCH: Limits = Limits { stop_at_first: true, ..Limits::USUAL };
+    pub const SEARCH: Limits = Limits { stop_at_first: true, ..Limits::FULL };
 }
 
 /// A state that breaks a law.
