@@ -33,11 +33,11 @@ fn opens(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Valid | Verdict::Damaged)
 }
 
-/// The names of the vectors that do not agree with the library as it is now.
-fn noticed_by(vectors: &[Vector]) -> Vec<&str> {
+/// The first vector that does not agree with the library as it is now.
+fn noticed_by<'a>(vectors: impl IntoIterator<Item = &'a Vector>) -> Option<&'a str> {
     // A library with a mistake may do anything.
-    let agrees = |vector: &&Vector| matches!(catch_unwind(AssertUnwindSafe(|| run::run(vector))), Ok(Ok(())));
-    vectors.iter().filter(|vector| !agrees(vector)).map(|vector| vector.name.as_str()).collect()
+    let agrees = |vector: &Vector| matches!(catch_unwind(AssertUnwindSafe(|| run::run(vector))), Ok(Ok(())));
+    vectors.into_iter().find(|vector| !agrees(vector)).map(|vector| vector.name.as_str())
 }
 
 /// Runs `body`, in which panics are expected: their messages would be noise. Those of other threads are shown.
@@ -74,17 +74,26 @@ fn testdata_is_what_the_generator_makes() {
     }
 }
 
+/// All vectors, those that break the rule before the others: these would take a minute to notice nothing.
+fn about_first(vectors: &[Vector], rule: Violation) -> impl Iterator<Item = &Vector> {
+    let breaks = move |vector: &&Vector| vector.cases.iter().flat_map(broken_rules).any(|broken| broken == rule.id());
+    vectors.iter().filter(breaks).chain(vectors.iter().filter(move |vector| !breaks(vector)))
+}
+
 /// A check that could be left out without a vector that notices would be one that nobody else needs to make.
 #[test]
 fn every_check_is_needed_by_a_vector() {
     let vectors = vectors();
-    let rows: Vec<(Violation, Vec<&str>)> = quietly(|| {
-        Violation::ALL.iter().map(|&rule| (rule, switch::without_check(rule, || noticed_by(&vectors)))).collect()
+    let rows: Vec<(Violation, Option<&str>)> = quietly(|| {
+        Violation::ALL
+            .iter()
+            .map(|&rule| (rule, switch::without_check(rule, || noticed_by(about_first(&vectors, rule)))))
+            .collect()
     });
-    for (rule, names) in &rows {
-        println!("{:6} {:3}  {}", rule.id(), names.len(), names.first().unwrap_or(&"-"));
+    for (rule, name) in &rows {
+        println!("{:6} {}", rule.id(), name.unwrap_or("-"));
     }
-    let unneeded: Vec<&str> = rows.iter().filter(|(_, names)| names.is_empty()).map(|(rule, _)| rule.id()).collect();
+    let unneeded: Vec<&str> = rows.iter().filter(|(_, name)| name.is_none()).map(|(rule, _)| rule.id()).collect();
     assert!(unneeded.is_empty(), "no vector needs the checks of {}", unneeded.join(", "));
 }
 
@@ -206,7 +215,7 @@ fn vectors_of_jobs_notice_what_a_job_leaves_out() {
     let steps = STEPS.iter().map(|&step| (step.id(), switch::without_step(step, || noticed_by(&jobs))));
     let mistakes = MISTAKES.iter().map(|&it| (it.what(), switch::with_mistake(it, || noticed_by(&jobs))));
     let unnoticed: Vec<&str> =
-        quietly(|| steps.chain(mistakes).filter(|(_, names)| names.is_empty()).map(|(what, _)| what).collect());
+        quietly(|| steps.chain(mistakes).filter(|(_, name)| name.is_none()).map(|(what, _)| what).collect());
     assert!(unnoticed.is_empty(), "no vector of a job notices {unnoticed:?}");
 }
 

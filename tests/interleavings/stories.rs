@@ -391,8 +391,8 @@ pub(crate) fn mirrors_that_are_taken_up_again() {
         // Without a copier the next run has to know of all that the guests write.
         copiers(&mirror, below(2), None);
         let saver = mirror.clone();
-        spawn(move || (0..3).for_each(|_| drop((saver.save(), pause()))));
-        (0..below(20)).for_each(|_| pause());
+        spawn(move || (0..8).for_each(|_| drop(saver.save())));
+        (0..below(40)).for_each(|_| pause());
         rig.disk.abandon(&mirror).unwrap();
         mirror = begin(&rig, rig.target_in(&store, image), pace());
     }
