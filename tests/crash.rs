@@ -1,12 +1,15 @@
 //! Power loss at every point of every scenario, the proof that each ordering step is needed, and metadata that goes bad.
 //!
-//! `LVD_CRASH_FULL=1` walks every point with up to 2^16 states in full, and goes on after more of them. `LVD_CRASH_REPLAY=PATH` goes to the state that a
-//! finding names, and prints what led there. `LVD_CRASH_LENGTH=N` (2) has all sequences of at most N events.
+//! `LVD_CRASH_FULL=1` walks every point with up to 2^16 states in full, and goes on after more of them.
+//! `LVD_CRASH_REPLAY=PATH` goes to the state that a finding names, and prints what led there. `LVD_CRASH_LENGTH=N` (2) has
+//! all sequences of at most N events.
 //! `LVD_CRASH_ONLY=NAME` explores one scenario, `LVD_CRASH_STEP=RULE` searches what one step is needed for.
 //! `LVD_CRASH_CANARY=RULE` leaves out a step everywhere: what is explored then has to fail.
 
+mod each;
 mod records;
 
+use each::each;
 use lvd::switch::{Step, without_check, without_step};
 use lvd::testing::crash::{Explorer, Finding, Limits, Report, Scenario};
 use lvd::testing::rot::Outcomes;
@@ -16,31 +19,7 @@ use lvd::violation::Violation;
 use records::record;
 use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-/// Does `work` for every item, on as many threads as there are processors; the results in the items' order.
-fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<(usize, R)>> = Mutex::default();
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(index) else { return };
-                    let result = work(item);
-                    results.lock().unwrap().push((index, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap();
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
-}
 
 fn full() -> bool {
     std::env::var_os("LVD_CRASH_FULL").is_some()

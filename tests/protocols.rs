@@ -3,8 +3,10 @@
 //!
 //! `LVD_PROTOCOL_LONGER=N` (0) walks N events further. `LVD_PROTOCOL_REPLAY=PATH` lets happen what a finding says.
 
+mod each;
 mod records;
 
+use each::each;
 use lvd::switch::{Mistake, Step, with_mistake, without_step};
 use lvd::testing::crash::Finding;
 use lvd::testing::explore::{Protocol, Walk, replay, walk};
@@ -103,14 +105,6 @@ const ONCE: &[(&str, &str)] = &[
     ("SYN-06", "mirror, resumed: Keep; Open; Write(0); Begin; Step; Kill; RollBack(0)"),
     ("SYN-06", "mirror, resumed: Keep; Open; Write(0); Begin; Step; Save; Close; RollBack(0)"),
 ];
-
-/// Does `work` for every item, each on a thread of its own; the results in the items' order.
-fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-    })
-}
 
 #[test]
 fn no_sequence_of_any_protocol_breaks_a_law() {

@@ -16,7 +16,7 @@ use super::model::Breach;
 use super::sector::{SECTOR, Sector};
 use super::sim::SimDisk;
 use crate::error::Error;
-use crate::format::{BITS_PER_SECTOR, Header, Section, SectionKind, Uuid};
+use crate::format::{BITS_PER_SECTOR, Header, Section, SectionKind, Uuid, header_length};
 use crate::limits::{SECTOR_SIZE, SLOT_SIZE};
 use crate::violation::Violation;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -186,7 +186,7 @@ impl Metadata {
         let mut places = Vec::new();
         let place = |number, part, counts| Place { file: Arc::clone(&self.name), number, part, counts };
         for slot in (0..2).filter(|slot| self.slots[*slot as usize].is_some()) {
-            let length = header_length(&self.content, slot);
+            let length = slot_bytes(&self.content, slot).len() as u64;
             let first = slot * SLOT_SIZE / SECTOR_SIZE;
             let sectors = 0..length.div_ceil(SECTOR_SIZE);
             places.extend(sectors.map(|n| place(first + n, Part::Slot, SECTOR_SIZE.min(length - n * SECTOR_SIZE))));
@@ -211,16 +211,11 @@ fn kind_name(kind: SectionKind) -> &'static str {
 }
 
 fn slot_bytes(content: &Content, slot: u64) -> Vec<u8> {
-    let mut bytes = vec![0; header_length(content, slot) as usize];
+    let mut bytes = vec![0; SECTOR];
+    content.read(&mut bytes, slot * SLOT_SIZE);
+    bytes.resize(header_length(&bytes), 0);
     content.read(&mut bytes, slot * SLOT_SIZE);
     bytes
-}
-
-/// As the slot says, as far as that can be.
-fn header_length(content: &Content, slot: u64) -> u64 {
-    let mut length = [0; 4];
-    content.read(&mut length, slot * SLOT_SIZE + 12);
-    u64::from(u32::from_le_bytes(length)).clamp(128, SLOT_SIZE)
 }
 
 /// PAG-01 to PAG-03, in the words of the format. True: the bits of the sector are not known.

@@ -205,8 +205,9 @@ impl SimDisk {
 
     /// The disk as it would be after a loss of power now.
     pub fn after_loss(&self, loss: Loss) -> SimDisk {
-        match loss.choices(self.pending().choices()) {
-            Some(choices) => SimDisk::after(&self.pending().apply(&choices)),
+        let pending = self.pending();
+        match loss.choices(pending.choices()) {
+            Some(choices) => SimDisk::after(&pending.apply(&choices)),
             None => {
                 let disk = self.fork();
                 disk.settle();

@@ -60,7 +60,7 @@ impl World {
 
     /// Holds what each of the losses that have a name would leave now against the laws.
     pub fn judge_losses(&self) -> std::result::Result<(), Breach> {
-        let views = lock(&self.branch.views).clone();
+        let views = self.views();
         let losses = if self.disk.pending().choices().is_empty() { &Loss::EACH[..1] } else { &Loss::EACH };
         losses.iter().try_for_each(|loss| {
             let judged = judge(&self.disk.after_loss(*loss), &views, &mut Epochs::default());

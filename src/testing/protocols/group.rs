@@ -8,39 +8,21 @@ use crate::chain::Chain;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::Decision;
-use crate::image::{CreateOptions, Image};
+use crate::image::Image;
 use crate::live::{Disk, LiveMirror, Move, pivot_together};
 use crate::sync::Arc;
 use crate::testing::crash::Scenario;
 use crate::testing::explore::Protocol;
-use crate::testing::host::SimHost;
-use crate::testing::laws::Open;
-use crate::testing::model::{Breach, Model};
+use crate::testing::model::Breach;
 use crate::testing::pending::Loss;
-use crate::testing::scenarios::files::{BLOCK, GROUP, MOVING, chain, one, two};
+use crate::testing::scenarios::files::{BLOCK, GROUP, MOVING, VIEWS, open_moving};
 use crate::testing::scenarios::live::OPTIONS;
 use crate::testing::sim::{Fault, SimDisk};
 use crate::testing::world::World;
 
 /// One block each.
 const SIZE: u64 = BLOCK;
-/// The views, in the order of [`MOVING`].
-const VIEWS: [(&str, Open); 2] = [("one", one), ("two", two)];
-
-const BEGINNING: Scenario = beginning("group", |w| {
-    for ((view, open), [source, target]) in VIEWS.into_iter().zip(MOVING) {
-        let options = CreateOptions { virtual_size: SIZE, ..CreateOptions::default() };
-        Image::create(&*w.file(source)?, &*w.host, &options)?;
-        Image::create(&*w.file(target)?, &*w.host, &CreateOptions { copy_mark: true, ..options })?;
-        // It is looked at once all four are there.
-        w.view(view, open, Model::zeros(SIZE), false);
-        let chain = w.open(source)?;
-        w.write(view, &chain, 0..1024)?;
-        w.durable(view, || chain.close())?;
-    }
-    VIEWS.iter().for_each(|(view, _)| w.promise(view));
-    Ok(())
-});
+const BEGINNING: Scenario = beginning("group", |w| w.with_group(SIZE));
 
 /// The world of a group.
 pub struct Group {
@@ -114,7 +96,7 @@ impl Group {
 
     /// The file that opens for writing by whatever there is of the group.
     fn place(&self, number: u8) -> Option<&'static str> {
-        MOVING[usize::from(number)].into_iter().find(|name| opens(&self.w.disk, name).is_ok())
+        MOVING[usize::from(number)].into_iter().find(|name| open_moving(&self.w.disk, name).is_ok())
     }
 
     /// Without its file nobody is on two sides, and nobody on the wrong one.
@@ -125,7 +107,7 @@ impl Group {
                 disk.remove(GROUP);
             }
             for ((view, _), sides) in VIEWS.into_iter().zip(MOVING) {
-                let open: Vec<Chain> = sides.into_iter().filter_map(|name| opens(&disk, name).ok()).collect();
+                let open: Vec<Chain> = sides.into_iter().filter_map(|name| open_moving(&disk, name).ok()).collect();
                 if open.len() > 1 {
                     return Err(Breach::new('X', format!("{view} is open on both sides after a loss ({loss:?})")));
                 }
@@ -141,10 +123,6 @@ impl Group {
 fn decided(disk: &SimDisk) -> bool {
     let header = disk.open(GROUP, false).and_then(|file| Image::read_header(&*file));
     header.is_ok_and(|header| header.decision == Some(Decision::Moved))
-}
-
-fn opens(disk: &SimDisk, name: &str) -> Result<Chain> {
-    chain(disk, Arc::new(SimHost::new(0)), name, true, None)
 }
 
 impl Protocol for Group {

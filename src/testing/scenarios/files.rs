@@ -7,7 +7,7 @@ use crate::format::{Header, Parent};
 use crate::image::{CreateOptions, Group, Image};
 use crate::storage::{Host, Storage};
 use crate::testing::host::SimHost;
-use crate::testing::laws::Opened;
+use crate::testing::laws::{Open, Opened};
 use crate::testing::model::Model;
 use crate::testing::sim::SimDisk;
 use crate::testing::world::World;
@@ -111,10 +111,17 @@ pub(in crate::testing) fn two(disk: &SimDisk) -> Result<Opened> {
     look(disk, side(disk)?[1])
 }
 
+/// Their views, in the order of [`MOVING`].
+pub(in crate::testing) const VIEWS: [(&str, Open); 2] = [("one", one), ("two", two)];
+
+/// Opens one of their files for writing, by whatever there is of the group.
+pub(in crate::testing) fn open_moving(disk: &SimDisk, name: &str) -> Result<Chain> {
+    chain(disk, Arc::new(SimHost::new(0)), name, true, None)
+}
+
 /// The files that are the disks now: of each exactly one opens for writing, and of both the same one.
 pub(in crate::testing) fn side(disk: &SimDisk) -> Result<[&'static str; 2]> {
-    let opens = |name| chain(disk, Arc::new(SimHost::new(0)), name, true, None).is_ok();
-    match MOVING.map(|sides| sides.map(opens)) {
+    match MOVING.map(|sides| sides.map(|name| open_moving(disk, name).is_ok())) {
         [[true, false], [true, false]] => Ok(MOVING.map(|[source, _]| source)),
         [[false, true], [false, true]] => Ok(MOVING.map(|[_, target]| target)),
         open => Err(Error::Invalid(format!("{open:?} of {MOVING:?} open for writing"))),
@@ -198,6 +205,22 @@ impl World {
         self.disk.set_payload("base.raw", 0..u64::MAX);
         self.view("base", base_raw, Model::zeros(size), true);
         self.fill("base", "base.raw")
+    }
+
+    /// Setup: the disks of [`MOVING`], of `size` bytes, with something written to each, and copies of them to be.
+    pub(in crate::testing) fn with_group(&mut self, size: u64) -> Result<()> {
+        for ((view, open), [source, target]) in VIEWS.into_iter().zip(MOVING) {
+            let options = CreateOptions { virtual_size: size, ..CreateOptions::default() };
+            Image::create(&*self.file(source)?, &*self.host, &options)?;
+            Image::create(&*self.file(target)?, &*self.host, &CreateOptions { copy_mark: true, ..options })?;
+            // It is looked at once all four are there.
+            self.view(view, open, Model::zeros(size), false);
+            let chain = self.open(source)?;
+            self.write(view, &chain, 0..1024)?;
+            self.durable(view, || chain.close())?;
+        }
+        VIEWS.iter().for_each(|(view, _)| self.promise(view));
+        Ok(())
     }
 
     /// Setup: an overlay `NAME.lvd` with its view `NAME`, on `parent`, whose view is `below`.

@@ -1,37 +1,20 @@
 //! Two disks that move to their copies at once, while their guests write.
 
-use super::files::{BLOCK, MOVING, one, side, two};
+use super::files::{BLOCK, MOVING, VIEWS, side};
 use super::live::OPTIONS;
 use crate::error::Result;
-use crate::image::{CreateOptions, Image};
 use crate::live::{Disk, Move, pivot_together};
 use crate::testing::crash::Scenario;
-use crate::testing::laws::Open;
 use crate::testing::model::Model;
 use crate::testing::world::World;
 
 /// A block and an odd rest.
 const SIZE: u64 = BLOCK + 1000;
-/// The views, in the order of [`MOVING`].
-const VIEWS: [(&str, Open); 2] = [("one", one), ("two", two)];
 
 /// At every moment each disk is on one side, both on the same, with all that its guest has flushed.
 pub(super) const GROUP_PIVOT: Scenario = Scenario {
     name: "live pivot of a group",
-    setup: |w| {
-        for ((view, open), [source, target]) in VIEWS.into_iter().zip(MOVING) {
-            let options = CreateOptions { virtual_size: SIZE, ..CreateOptions::default() };
-            Image::create(&*w.file(source)?, &*w.host, &options)?;
-            Image::create(&*w.file(target)?, &*w.host, &CreateOptions { copy_mark: true, ..options })?;
-            // It is looked at once all four are there.
-            w.view(view, open, Model::zeros(SIZE), false);
-            let chain = w.open(source)?;
-            w.write(view, &chain, 0..1024)?;
-            w.durable(view, || chain.close())?;
-        }
-        VIEWS.iter().for_each(|(view, _)| w.promise(view));
-        Ok(())
-    },
+    setup: |w| w.with_group(SIZE),
     body,
     recover: |w| {
         for ((view, _), name) in VIEWS.into_iter().zip(side(&w.disk)?) {
