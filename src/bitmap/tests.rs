@@ -66,3 +66,13 @@ fn threads_lose_no_bit() {
     });
     assert_eq!(page.run(0, BITS_PER_PAGE), (Run::Set, BITS_PER_PAGE));
 }
+
+#[test]
+fn a_page_tells_in_one_line_how_many_bits_are_set_and_which_sectors_are_broken() {
+    let page = Page::new();
+    page.set_range(5..9).unwrap();
+    assert_eq!(format!("{page:?}"), "Page { set: 4, bad: [] }");
+    assert_eq!(page.run(9, 9), (Run::Clear, 9), "nothing ends where it begins");
+    let moved = Page::decode(&page.encode(ID, 5), ID, 6);
+    assert_eq!(format!("{moved:?}"), "Page { set: 0, bad: [0] }");
+}

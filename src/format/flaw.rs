@@ -45,6 +45,8 @@ impl fmt::Display for Flaw {
     }
 }
 
+impl std::error::Error for Flaw {}
+
 /// Refuses a damaged file unless `condition` holds, or a test left the check out.
 pub(super) fn require(condition: bool, violation: Violation) -> Result<(), Flaw> {
     if condition || unchecked(violation) { Ok(()) } else { Err(Flaw::corrupt(violation)) }

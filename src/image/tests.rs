@@ -3,7 +3,8 @@
 use super::*;
 use crate::device::Request;
 use crate::format::{Identity, Parent, ParentFormat};
-use crate::storage::{MemoryStorage, OsHost};
+use crate::limits::MAX_SIZE;
+use crate::storage::{MemoryStorage, OsHost, ReadOnly};
 
 /// Small deterministic random numbers (xorshift64*).
 struct Random(u64);
@@ -323,4 +324,122 @@ fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
     fail(0..0);
     image.read_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, [7; 4096]);
+}
+
+/// A call that cannot be, and words of what is said of it.
+type Wrong<'a> = (&'a dyn Fn(&Image) -> Result<()>, &'a str);
+
+#[test]
+fn what_cannot_be_done_is_told_and_changes_no_byte() {
+    let file = Arc::new(MemoryStorage::new("disk.lvd"));
+    let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = open(&file, &None);
+    for (name, sync) in [("daily", false), ("held", false), ("mirror", true)] {
+        image.add_bitmap(name, &NewBitmap { sync, ..NewBitmap::default() }).unwrap();
+    }
+    image.freeze_bitmap("held", None).unwrap();
+    let too_fine = NewBitmap { granularity_shift: 3, ..NewBitmap::default() };
+    let add = |name: &str, new: &NewBitmap| image.add_bitmap(name, new).map(drop);
+    let nothing = Some(Uuid::NIL);
+    let cases: &[Wrong<'_>] = &[
+        (&|_| add("fine", &too_fine), "no bitmap has granules of 2^3 bytes"),
+        (&|_| add("daily", &NewBitmap::default()), "there is a bitmap \"daily\" already"),
+        (&|_| add("held", &NewBitmap::default()), "there is a bitmap \"held\" already"),
+        (&|_| add("", &NewBitmap::default()), "\"\""),
+        (&|image| image.clear_bitmap("mirror", None).map(drop), "only a mirror knows better"),
+        (&|image| image.clear_bitmap("held", None).map(drop), "is frozen for a backup"),
+        (&|image| image.clear_bitmap("none", nothing).map(drop), "\"none\""),
+        (&|image| image.disable_bitmap("held"), "is frozen for a backup"),
+        (&|image| image.enable_bitmap("none"), "\"none\""),
+        (&|image| image.remove_bitmap("none"), "\"none\""),
+        (&|image| image.merge_bitmap("none", &[]), "\"none\""),
+        (&|image| image.restore_bitmap("held", &[]), "is frozen for a backup"),
+        (&|image| image.take_back_bitmap("daily"), "is not frozen"),
+        (&|image| image.hand_over_bitmap("none"), "\"none\""),
+        (&|image| image.bitmap_run("none", 0, 1).map(drop), "\"none\""),
+        (&|image| image.bitmap_run("daily", 99_999, 100_001).map(drop), "100001"),
+        (&|image| image.local_run(99_999, 100_001).map(drop), "100001"),
+        (&|image| image.write_at(&[1, 2], 99_999), "100001"),
+        (&|image| image.read_at(&mut [0; 2], 99_999), "100001"),
+        (&|image| image.write_zeroes(0..100_001, true), "100001"),
+        (&|image| image.discard(0..100_001), "100001"),
+        (&|image| image.resize(MAX_SIZE + 1), "no disk is larger than"),
+        (&|image| image.empty(&*host()), "a complete image cannot be emptied"),
+    ];
+    image.flush().unwrap();
+    let content = || {
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let before = content();
+    for (wrong, words) in cases {
+        let said = wrong(&image).unwrap_err().to_string();
+        assert!(said.contains(words) && said.contains("disk.lvd") && !said.contains('\n'), "{said:?}: {words:?}");
+        assert!(image.poisoned().is_none() && content() == before, "{said}");
+    }
+    let names = (0..).map(|number| format!("{number:0>200}"));
+    let full = names.map(|name| add(&name, &NewBitmap::default())).find_map(Result::err).unwrap();
+    assert!(full.to_string().contains("disk.lvd: has no room for one more bitmap"), "{full}");
+    assert!(image.bitmaps().len() > 50, "{:?}", image.bitmaps().len());
+    image.close().unwrap();
+    open(&file, &None);
+}
+
+#[test]
+fn who_opened_for_reading_changes_nothing() {
+    let file = Arc::new(MemoryStorage::new("disk.lvd"));
+    let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = Image::open(file.clone(), host(), &OpenOptions::default()).unwrap();
+    let cases: &[&dyn Fn() -> Result<()>] = &[
+        &|| image.write_at(&[1], 0),
+        &|| image.write_zeroes(0..1, false),
+        &|| image.discard(0..1),
+        &|| image.fill(0..1).map(drop),
+        &|| image.resize(1),
+        &|| image.relink(None, None),
+        &|| image.empty(&*host()),
+        &|| image.add_bitmap("daily", &NewBitmap::default()).map(drop),
+        &|| image.set_merge_mark(None),
+        &|| image.set_copy_mark(),
+        &|| image.clear_copy_mark(),
+        &|| image.set_copy_group(Uuid::NIL),
+        &|| image.set_group_mark(None),
+        &|| image.set_points(Vec::new()),
+    ];
+    for refused in cases {
+        let said = refused().unwrap_err().to_string();
+        assert!(said.contains("disk.lvd: opened read-only"), "{said}");
+    }
+    image.close().unwrap();
+    let sealed = ReadOnly(MemoryStorage::new("sealed.lvd"));
+    let refused = Image::open(Arc::new(sealed), host(), &OpenOptions { write: true, ..OpenOptions::default() });
+    assert!(refused.is_err());
+}
+
+#[test]
+fn a_sidecar_takes_no_name_that_the_image_has_and_no_volume_that_is_too_short() {
+    let (file, beside) = (Arc::new(MemoryStorage::new("disk.lvd")), Arc::new(MemoryStorage::new("disk.lvb")));
+    let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = open(&file, &None);
+    Image::create_beside_image(&*beside, &image).unwrap();
+    let write = OpenOptions { write: true, ..OpenOptions::default() };
+    let sidecar = Arc::new(Image::open_beside(beside, &image, host(), &write).unwrap());
+    image.attach(sidecar.clone()).unwrap();
+    image.add_bitmap("daily", &NewBitmap::default()).unwrap();
+    assert!(sidecar.bitmap("daily").is_ok(), "new bitmaps go beside");
+    image.close().unwrap();
+    // The image has one of that name meanwhile.
+    let image = open(&file, &None);
+    image.add_bitmap("daily", &NewBitmap::default()).unwrap();
+    let twice = image.attach(sidecar).unwrap_err().to_string();
+    assert!(twice.contains("disk.lvb: there is a bitmap \"daily\" already"), "{twice}");
+
+    let (volume, sidecar) = (MemoryStorage::new("volume.raw"), MemoryStorage::new("volume.lvb"));
+    volume.set_size(99_999).unwrap();
+    let short = Image::create_sidecar(&sidecar, &volume, &*host(), &options).unwrap_err().to_string();
+    assert!(short.contains("volume.raw: shorter than the disk"), "{short}");
 }

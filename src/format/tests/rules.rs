@@ -282,3 +282,14 @@ fn sections_need_whole_pages() {
     let section = Section { covered: (3968 << 12) + 1, ..allocation() };
     assert_eq!((section.bits(), section.sectors(), section.pages(), section.granule()), (3969, 2, 1, 4096));
 }
+
+#[test]
+fn a_flaw_names_its_rule_and_whether_the_file_is_only_newer() {
+    let damaged = Flaw::corrupt(Violation::Magic).to_string();
+    assert!(damaged.starts_with("damaged (") && damaged.contains(Violation::Magic.id()), "{damaged}");
+    let newer = Flaw::unsupported(Violation::IncompatibleFeature, "feature bit 9".into()).to_string();
+    assert!(
+        newer.starts_with("not supported: feature bit 9 (") && newer.contains(Violation::IncompatibleFeature.id()),
+        "{newer}"
+    );
+}
