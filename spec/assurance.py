@@ -145,10 +145,18 @@ def page(figures):
         ["target", "executions", "core seconds", "edges", "inputs kept", "findings open"],
         [[row["name"], number(row["executions"]), number(row["seconds"]), number(row["edges"]), number(row["corpus"]),
           row["findings"]] for row in record["rows"]])))
-    parts.append(part(figures, "coverage", "Coverage", "Regions of the code that tests reach.\n", lambda record: table(
+    parts.append(part(figures, "coverage", "Coverage", "Regions of the format's code that tests reach which need neither peers nor"
+                      " minutes.\n", lambda record: table(
         ["folder", "regions", "reached", "%"],
         [[f"`src/{row['name']}`", number(row["regions"]), number(row["reached"]),
           f"{100 * row['reached'] / row['regions']:.1f}"] for row in record["rows"]])))
+    parts.append(part(figures, "mutants", "Code changed, one small thing at a time",
+                      "What cargo-mutants has to change in the format's code: what a function returns, an operator, an arm of a"
+                      " match. *Equal*: nobody can notice it, as .ci/mutants.equal argues for each.\n",
+                      lambda record: table(["folder", "changes that compile", "tried", "noticed", "equal", "left"],
+                                           [[f"`src/{row['name']}`", *(number(row[key]) for key in
+                                             ("changes", "tried", "noticed", "equal")),
+                                             row["tried"] - row["noticed"] - row["equal"]] for row in record["rows"]])))
     parts.append(f"## Vectors\n\n{number(len(groups))} vectors, {number(refused)} of them of files that are not valid;"
                  " every rule has one or says why it cannot (trace.md).\n")
     parts.append("## Others\n\n" + table(["", "what they tell of themselves"], OTHERS))

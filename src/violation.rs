@@ -45,6 +45,7 @@ violations! {
     DataOffset "HDR-14" "the data offset is a multiple of 4096 from 131072 to 2^60 in an image, and 0 in any other file"
     Sequence "HDR-15" "the sequence number is from 1 to 2^63 - 1"
     DataArea "HDR-16" "the file of an image reaches the end of its data area"
+    OneFile "HDR-23" "two valid slots are of one file"
     RecordWalk "REC-01" "the records fill the header exactly, as many as it says"
     RecordPadding "REC-02" "a record is padded with zeros to a multiple of 8"
     RequiredRecord "REC-03" "no required record is unknown"

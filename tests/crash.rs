@@ -1,8 +1,8 @@
 //! Power loss at every point of every scenario, the proof that each ordering step is needed, and metadata that goes bad.
 //!
 //! `LVD_CRASH_FULL=1` walks every point with up to 2^16 states in full, and goes on after more of them.
-//! `LVD_CRASH_REPLAY=PATH` goes to the state that a finding names, and prints what led there. `LVD_CRASH_LENGTH=N` (2) has
-//! all sequences of at most N events.
+//! `LVD_CRASH_REPLAY=PATH` goes to the state that a finding names, and prints what led there; `LVD_CRASH_VECTOR=DIR` then
+//! writes its files as a conformance vector below DIR. `LVD_CRASH_LENGTH=N` (2) has all sequences of at most N events.
 //! `LVD_CRASH_ONLY=NAME` explores one scenario, `LVD_CRASH_STEP=RULE` searches what one step is needed for.
 //! `LVD_CRASH_CANARY=RULE` leaves out a step everywhere: what is explored then has to fail.
 
@@ -15,10 +15,13 @@ use lvd::testing::crash::{Explorer, Finding, Limits, Report, Scenario};
 use lvd::testing::rot::Outcomes;
 use lvd::testing::scenarios::{ALL, LONG, sequences};
 use lvd::testing::shrink::{arrivals, crashes, smallest};
+use lvd::testing::vectors;
 use lvd::violation::Violation;
 use records::record;
 use serde_json::{Value, json};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 fn full() -> bool {
@@ -90,11 +93,11 @@ fn metadata_that_goes_bad_is_found_or_is_an_older_version_of_itself() {
     assert!(findings.is_empty(), "{} states break a law", findings.len());
 }
 
-/// The harms are worth something only if checksums are what finds them.
+/// The harms are worth something only if the checks are what finds them.
 #[test]
-fn without_a_checksum_metadata_that_goes_bad_is_believed() {
+fn without_a_check_metadata_that_goes_bad_is_believed() {
     let limits = Limits { stop_at_first: true, ..Limits::ROT };
-    for check in [Violation::SealedSector, Violation::HeaderChecksum] {
+    for check in [Violation::SealedSector, Violation::HeaderChecksum, Violation::OneFile] {
         let breaks = |scenario: &&'static Scenario| {
             let explored = catch_unwind(AssertUnwindSafe(|| Explorer::explore(scenario, limits)));
             explored.map_or(true, |report| !report.findings.is_empty())
@@ -135,7 +138,9 @@ fn findings<'a>(reports: impl Iterator<Item = (&'static Scenario, &'a Report)>) 
 /// Prints the first findings, made small.
 fn print_some(findings: &[Found]) {
     for (scenario, finding) in findings.iter().take(3) {
-        println!("\n{}  (smaller than {})", smallest(scenario, finding), finding.path);
+        let small = smallest(scenario, finding);
+        println!("\n{small}  (smaller than {})", finding.path);
+        println!("LVD_CRASH_REPLAY='{}' cargo test --test crash replay -- --nocapture", small.path);
     }
 }
 
@@ -159,6 +164,8 @@ fn a_finding_is_made_as_small_as_it_can_be() {
             assert_eq!((crashes(&small), arrivals(&small)), (1, 1), "{small}");
             assert!(small.path.starts_with(&format!("{name}/none/")), "{small}");
             assert_eq!(small.breach.law, largest.breach.law);
+            let vector = vectors::lost::of_path("crash-left", &every_scenario(), &small.path).expect("a state");
+            assert_eq!(vectors::run::run(&vector), Ok(()), "what is wrong is what the guest reads, and that is in it");
         }
     });
 }
@@ -254,11 +261,23 @@ fn first_finding(step: Step) -> Option<(&'static str, String)> {
     })
 }
 
+fn every_scenario() -> Vec<&'static Scenario> {
+    ALL.iter().chain(LONG).copied().chain((1..=3).flat_map(sequences)).collect()
+}
+
 #[test]
 fn replay() {
     let Ok(path) = std::env::var("LVD_CRASH_REPLAY") else { return };
-    let short = (1..=3).flat_map(sequences);
-    let scenarios: Vec<_> = ALL.iter().chain(LONG).copied().chain(short).collect();
+    let scenarios = every_scenario();
+    if let Some(directory) = std::env::var_os("LVD_CRASH_VECTOR").map(PathBuf::from) {
+        let vector =
+            vectors::lost::of_path("crash-left-here", &scenarios, &path).expect("a path as a finding prints it");
+        for (name, bytes) in vectors::text::render(&[vector]) {
+            let file = directory.join(name);
+            fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+            fs::write(&file, bytes).expect("a file");
+        }
+    }
     let report = Explorer::replay(&scenarios, &path).expect("a path as a finding prints it");
     for finding in &report.findings {
         println!("{finding}");

@@ -24,7 +24,8 @@ pub struct Chosen {
 /// Chooses among what was read from the two slots: the highest sequence number among valid headers counts.
 ///
 /// A slot that is empty or torn is skipped. One that is whole and breaks a rule refuses the file, whichever
-/// it is. If there is no header at all, the error is of the slot that came closest to one (HDR-17 to 20).
+/// it is; so do two that are not of one file. If there is no header at all, the error is of the slot that came closest to
+/// one (HDR-06, HDR-17 to 20, HDR-23).
 /// Of each slot its first [`header_length`] bytes are enough; those that are missing count as zeros.
 pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, Flaw> {
     let (slot0, slot1) = (in_full(slot0), in_full(slot1));
@@ -60,6 +61,8 @@ fn newest(first: Whole<'_>, slot0: &[u8], second: Whole<'_>, slot1: &[u8]) -> Re
     let (first, second) = (Chosen::found(first, 0, slot0)?, Chosen::found(second, 1, slot1)?);
     let same_number = first.header.sequence == second.header.sequence;
     require(same_bytes || !same_number, Violation::EqualSequence)?;
+    let file = |chosen: &Chosen| (chosen.header.kind, chosen.header.uuid);
+    require(file(&first) == file(&second), Violation::OneFile)?;
     let newest = if second.header.sequence > first.header.sequence { second } else { first };
     Ok(Chosen { equal: same_bytes, ..newest })
 }

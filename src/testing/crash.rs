@@ -15,7 +15,7 @@ use super::sim::{Fault, SimDisk};
 use super::world::World;
 use crate::error::Result;
 use crate::sync::{Mutex, lock};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -162,7 +162,20 @@ struct Tally {
     report: Report,
     judged: HashSet<u64>,
     epochs: Epochs,
+    kept: HashMap<String, State>,
 }
+
+/// A state that a power loss left.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    /// Where it is: [`Explorer::replay`] walks there.
+    pub(super) path: String,
+    /// The files.
+    pub(super) disk: SimDisk,
+}
+
+/// What a state is kept as, by its path and its files; `None`: it is not kept.
+type Keep = Box<dyn Fn(&str, &SimDisk) -> Option<String> + Send + Sync>;
 
 /// Explores one scenario.
 pub struct Explorer {
@@ -171,6 +184,7 @@ pub struct Explorer {
     tally: Mutex<Tally>,
     /// What is left to walk of a path, if only that is to be seen.
     replay: Option<Vec<(u64, Vec<u8>)>>,
+    keep: Option<Keep>,
 }
 
 /// One line of events: the scenario itself, or what follows one of its crashes.
@@ -190,17 +204,26 @@ pub struct Branch {
 impl Explorer {
     /// Explores `scenario` within `limits`.
     pub fn explore(scenario: &'static Scenario, limits: Limits) -> Report {
-        Explorer::run(scenario, limits, None, None)
+        Explorer::run(scenario, limits, None, None, None).0
+    }
+
+    /// The states of `scenario` that `keep` wants, the first of each kind.
+    pub(super) fn states(scenario: &'static Scenario, limits: Limits, keep: Keep) -> Vec<(String, State)> {
+        Explorer::run(scenario, limits, None, None, Some(keep)).1
+    }
+
+    /// The state that `path` names.
+    pub(super) fn state(scenarios: &[&'static Scenario], path: &str) -> Option<State> {
+        let (scenario, fault, steps) = find(scenarios, path)?;
+        let wanted = path.to_string();
+        let keep: Keep = Box::new(move |path, _| (path == wanted).then(String::new));
+        Explorer::run(scenario, Limits::FULL, Some(fault), Some(steps), Some(keep)).1.pop().map(|(_, state)| state)
     }
 
     /// Walks to the state that `path` names, and reports what is wrong there. Prints what happens.
     pub fn replay(scenarios: &[&'static Scenario], path: &str) -> Option<Report> {
-        let mut steps = path.split('/');
-        let name = steps.next()?;
-        let scenario = scenarios.iter().find(|scenario| scenario.name == name)?;
-        let fault = parse_fault(steps.next()?)?;
-        let steps: Option<Vec<(u64, Vec<u8>)>> = steps.map(parse_step).collect();
-        Some(Explorer::run(scenario, Limits { rotten: 1, ..Limits::FULL }, Some(fault), steps))
+        let (scenario, fault, steps) = find(scenarios, path)?;
+        Some(Explorer::run(scenario, Limits { rotten: 1, ..Limits::FULL }, Some(fault), Some(steps), None).0)
     }
 
     fn run(
@@ -208,8 +231,9 @@ impl Explorer {
         limits: Limits,
         only: Option<Fault>,
         replay: Option<Vec<(u64, Vec<u8>)>>,
-    ) -> Report {
-        let explorer = Arc::new(Explorer { scenario, limits, tally: Mutex::default(), replay });
+        keep: Option<Keep>,
+    ) -> (Report, Vec<(String, State)>) {
+        let explorer = Arc::new(Explorer { scenario, limits, tally: Mutex::default(), replay, keep });
         let mut first = World::new(SimDisk::new(), explorer.branch("setup", Vec::new()));
         match (scenario.setup)(&mut first) {
             Ok(()) => {
@@ -222,12 +246,13 @@ impl Explorer {
             }
             Err(error) => explorer.found(&first.branch, &first.disk, Breach::new('O', format!("setup: {error}"))),
         }
-        std::mem::take(&mut lock(&explorer.tally).report)
+        let tally = std::mem::take(&mut *lock(&explorer.tally));
+        (tally.report, tally.kept.into_iter().collect())
     }
 
     /// A branch of `scenario` in which nothing is explored: what happens there is what its owner lets happen.
     pub(super) fn lone_branch(scenario: &'static Scenario) -> Arc<Branch> {
-        let explorer = Explorer { scenario, limits: Limits::SEARCH, tally: Mutex::default(), replay: None };
+        let explorer = Explorer { scenario, limits: Limits::SEARCH, tally: Mutex::default(), replay: None, keep: None };
         Arc::new(explorer).branch("alone", Vec::new())
     }
 
@@ -408,6 +433,12 @@ impl Point<'_> {
             tally.report.disks += 1;
         }
         let disk = SimDisk::after(&remains);
+        if let Some(keep) = &self.explorer.keep {
+            let path = self.path(choices);
+            if let Some(kind) = keep(&path, &disk) {
+                lock(&self.explorer.tally).kept.entry(kind).or_insert_with(|| State { path, disk: disk.fork() });
+            }
+        }
         let judged = judge(&disk, self.views, &mut lock(&self.explorer.tally).epochs);
         let judged = judged.and_then(|_| rot::judge_newest(&disk, self.views)).and_then(|()| self.harm(&disk, key));
         if let Err(breach) = judged {
@@ -438,16 +469,21 @@ impl Point<'_> {
         judged
     }
 
+    /// The path of the state.
+    fn path(&self, choices: &[u8]) -> String {
+        let digits: Vec<String> = choices.iter().map(u8::to_string).collect();
+        format!("{}/{}:{}", self.branch.path, self.number, digits.join("."))
+    }
+
     /// The branch that begins with the state.
     fn crashed(&self, choices: &[u8]) -> Branch {
         let mut before = self.branch.trace(self.disk);
         before.push("POWER LOSS".into());
         before.extend(self.pending.describe(choices).into_iter().map(|line| format!("  {line}")));
-        let digits: Vec<String> = choices.iter().map(u8::to_string).collect();
         Branch {
             explorer: Arc::clone(self.explorer),
             views: Mutex::new(self.views.to_vec()),
-            path: format!("{}/{}:{}", self.branch.path, self.number, digits.join(".")),
+            path: self.path(choices),
             watching: AtomicBool::new(false),
             past: Mutex::new(lock(&self.branch.past).clone()),
             points: AtomicU64::new(0),
@@ -480,6 +516,15 @@ impl Branch {
     pub(super) fn seed(&self) -> u64 {
         seed_of(&self.path)
     }
+}
+
+/// The scenario, the fault and the steps of a path.
+fn find(scenarios: &[&'static Scenario], path: &str) -> Option<(&'static Scenario, Fault, Vec<(u64, Vec<u8>)>)> {
+    let mut steps = path.split('/');
+    let name = steps.next()?;
+    let scenario = scenarios.iter().find(|scenario| scenario.name == name)?;
+    let fault = parse_fault(steps.next()?)?;
+    Some((scenario, fault, steps.map(parse_step).collect::<Option<_>>()?))
 }
 
 fn seed_of(path: &str) -> u64 {

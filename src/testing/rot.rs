@@ -5,9 +5,9 @@
 //! that one is what it was before. Then some pairs of them.
 //!
 //! The format says what cannot be told (`spec/format.md`, sections 2 and 6): a sealed sector that is an older version of
-//! itself, or has become zeros; the loss of a newest header whose other slot was not made equal to it yet; the header of
-//! another file with a higher sequence. All else is found: the disk reads right or says what it cannot read, a check tells of
-//! it, and bitmaps have dirty what they do not know. And where it cannot be told, no block reads as what never was its own.
+//! itself, or has become zeros; the loss of a newest header whose other slot was not made equal to it yet. All else is found:
+//! the disk reads right or says what it cannot read, a check tells of it, and bitmaps have dirty what they do not know. And
+//! where it cannot be told, no block reads as what never was its own.
 
 use super::choices::Random;
 use super::file::Content;
@@ -237,8 +237,10 @@ struct Sound<'a> {
 /// What harms did, by the words of the format.
 #[derive(Default)]
 struct Damage {
-    /// Files whose header that counts is in no slot any more, or stands beside a newer one of another file.
+    /// Files whose header that counts is in no slot any more, or stands beside one of another file.
     headers: Vec<Uuid>,
+    /// Files with headers of two files.
+    mixed: Vec<Arc<str>>,
     /// Kinds of sections of which a sector is another one, and right by itself.
     silent: BTreeSet<&'static str>,
     /// Bad sectors with bits of the disk: by the file's UUID, the section, and the sector's index.
@@ -285,13 +287,12 @@ impl<'a> Sound<'a> {
             let Some(content) = harmed.cached(&file.name) else { continue };
             let header = file.newest();
             let kept = |slot| slot_bytes(&file.content, slot) == slot_bytes(&content, slot);
-            let outdone = |slot| {
-                let whole = Header::decode(&slot_bytes(&content, slot));
-                whole.is_ok_and(|other| other != *header && other.sequence >= header.sequence)
-            };
-            if !file.keepers().any(kept) || (0..2).any(outdone) {
+            let whole = [0, 1].map(|slot| Header::decode(&slot_bytes(&content, slot)).ok());
+            let mixed = matches!(&whole, [Some(a), Some(b)] if (a.kind, a.uuid) != (b.kind, b.uuid));
+            if !file.keepers().any(kept) || mixed {
                 damage.headers.push(header.uuid);
             }
+            damage.mixed.extend(mixed.then(|| Arc::clone(&file.name)));
             for section in &header.sections {
                 for index in 0..section.sectors() {
                     let number = section.offset / SECTOR_SIZE + index;
@@ -340,6 +341,9 @@ impl<'a> Sound<'a> {
             Err(_) if view.required => return Ok(Outcome::Told),
             Err(_) => return Ok(Outcome::Right),
         };
+        if opened.image.as_ref().is_some_and(|image| damage.mixed.iter().any(|name| **name == *image.name())) {
+            return Err(Breach::new('R', "opens, and its slots have headers of two files"));
+        }
         if damage.headers.is_empty() {
             let refused = self.read(view, &opened, harmed, damage)?;
             let checked = check(&opened, damage)?;

@@ -412,6 +412,8 @@ def read_header(file):
         flaws += found
     clash = not is_equal and not flaws and headers[0].sequence == headers[-1].sequence
     flaws += broken(("HDR-06", clash, "two headers of one sequence number differ"))
+    strange = len({(header.kind, header.uuid) for header in right}) > 1
+    flaws += broken(("HDR-23", strange and not flaws, "the headers are of two files"))
     newest = max(right or headers, key=lambda header: header.sequence)                      # HDR-19
     return newest, flaws + list(newest.judge_length(file) if right else [])
 

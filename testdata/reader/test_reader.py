@@ -185,11 +185,11 @@ class Basics(Case):
 
 class Slots(Case):
     def test_choice(self):
-        a, b = header(0, seq=7, uuid=U(7)), header(0, seq=6, uuid=U(6))
+        a, b = header(0, seq=7, epoch=U(7)), header(0, seq=6, epoch=U(6))
         torn = a[:40] + b"!" + a[41:]
         def chosen(x, y):
             with reader.Disk(self.build(x, y)) as disk:
-                return disk.layers[0].header.uuid
+                return disk.layers[0].header.epoch
         self.assertEqual(chosen(a, b), U(7))
         self.assertEqual(chosen(b, a), U(7))
         self.assertEqual(chosen(torn, b), U(6))
@@ -199,6 +199,7 @@ class Slots(Case):
         self.assertEqual(chosen(v2torn, b), U(6))
         noise = b"noise"
         for x, y, rule in ((a, header(0, seq=7), "HDR-06"), (a, header(0, seq=6, incompat=1), "HDR-08"),
+                           (a, header(0, seq=6, uuid=U(6)), "HDR-23"),
                            (header(0, seq=7, state=3), b, "HDR-11"), (header(0, version=2), b, "HDR-03"),
                            (b"", torn, "HDR-05"), (noise, torn, "HDR-05"), (torn, noise, "HDR-05"),
                            (noise, noise, "HDR-02"), (b"", b"", "HDR-02"), (v2torn, torn, "HDR-03"),

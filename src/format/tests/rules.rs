@@ -222,7 +222,13 @@ fn every_rule_of_a_header_is_tested() {
     let mut tested: BTreeSet<_> = HEADERS.iter().map(|case| case.0).chain(BYTES.iter().map(|case| case.0)).collect();
     // In the tests of this file, of `slots`, and of chains.
     tested.extend([Violation::HostFormat, Violation::Slots, Violation::EqualSequence, Violation::ReadOnlyFeature]);
-    tested.extend([Violation::DataArea, Violation::SectionInFile, Violation::Decision, Violation::Moved]);
+    tested.extend([
+        Violation::OneFile,
+        Violation::DataArea,
+        Violation::SectionInFile,
+        Violation::Decision,
+        Violation::Moved,
+    ]);
     let rules = Violation::ALL.iter().filter(|rule| ["HDR", "REC", "SEC", "GRP"].contains(&&rule.id()[..3]));
     assert_eq!(rules.filter(|rule| !tested.contains(rule)).collect::<Vec<_>>(), Vec::<&Violation>::new());
 }

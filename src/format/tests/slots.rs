@@ -58,6 +58,16 @@ fn one_sequence_number_is_one_header() {
 }
 
 #[test]
+fn two_headers_are_of_one_file() {
+    for other in [Header { uuid: Uuid([9; 16]), ..overlay() }, Header { kind: Kind::Sidecar, ..sidecar() }] {
+        let mut other = Header { sequence: 8, ..other }.encode().unwrap();
+        other.resize(SLOT_SIZE as usize, 0);
+        assert_eq!(violation(&slot(7), &other), Violation::OneFile);
+        assert_eq!(violation(&other, &slot(7)), Violation::OneFile);
+    }
+}
+
+#[test]
 fn a_whole_header_that_breaks_a_rule_refuses_the_file_from_either_slot() {
     let mut broken = slot(3);
     broken[22] = 9;

@@ -52,8 +52,15 @@ pub fn agree(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, Flaw> {
     match (judge(&slots[0]), judge(&slots[1])) {
         (Verdict::Whole(one), Verdict::Whole(two)) => {
             let sound = one.broken.is_empty() && two.broken.is_empty();
-            if sound && first == second && own(&slots[0]) != own(&slots[1]) {
-                refused(chosen.clone(), &["HDR-06"]);
+            let clashes: Vec<&str> = [
+                (first == second && own(&slots[0]) != own(&slots[1])).then_some("HDR-06"),
+                (file(&slots[0]) != file(&slots[1])).then_some("HDR-23"),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            if sound && !clashes.is_empty() {
+                refused(chosen.clone(), &clashes);
             } else {
                 // Both are judged, and the first that breaks a rule is named (HDR-18).
                 whole(chosen.clone().map(drop), if one.broken.is_empty() { &two } else { &one });
@@ -114,6 +121,11 @@ fn full(slot: &[u8]) -> Vec<u8> {
 /// The bytes of a slot that its header has.
 fn own(slot: &[u8]) -> &[u8] {
     &slot[..number(slot, 12, 4) as usize]
+}
+
+/// Kind and UUID.
+fn file(slot: &[u8]) -> (u64, &[u8]) {
+    (number(slot, 20, 2), &slot[32..48])
 }
 
 fn sequence(slot: &[u8]) -> u64 {

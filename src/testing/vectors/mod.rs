@@ -16,6 +16,7 @@
 //! | [`chn`], [`link`] | parents, visible lengths, depth; identities and marks |
 //! | [`qed`] | parents in the format QED |
 //! | [`crash`] | what a crash leaves |
+//! | [`lost`] | what the crash simulator's power losses leave |
 //! | [`wrt`], [`job`] | what a writer, and jobs, must leave behind |
 //! | [`made`] | what this writer does |
 //! | [`sweep`] | of the areas up to [`qed`]: one field after the other |
@@ -33,6 +34,7 @@ mod host;
 mod int;
 mod job;
 mod link;
+pub mod lost;
 mod made;
 mod maker;
 mod pag;
@@ -89,6 +91,8 @@ pub fn all() -> Vec<Vector> {
         vector.give_parents();
         vector.sum_up();
     }
+    // These name the parents of each file.
+    vectors.extend(lost::all());
     vectors.sort_by(|a, b| a.name.cmp(&b.name));
     vectors
 }

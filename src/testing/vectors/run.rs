@@ -52,7 +52,7 @@ pub(super) struct Files {
 
 impl Files {
     /// Files that take no writes unless `write`: whatever only reads must not try to.
-    fn of(vector: &Vector, write: bool) -> Files {
+    pub(super) fn of(vector: &Vector, write: bool) -> Files {
         let storage = |file: &File| -> Arc<dyn Storage> {
             let storage = stored(&file.name, &file.bytes);
             if write { Arc::new(storage) } else { Arc::new(ReadOnly(storage)) }

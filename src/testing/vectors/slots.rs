@@ -4,12 +4,12 @@ use super::draft::Draft;
 use super::maker::{Maker, tagged};
 use super::vector::{Case, Role, Vector, Verdict};
 use super::{IMAGE, plain};
-use crate::format::{RawRecord, State};
+use crate::format::{Decision, Header, Kind, RawRecord, State};
 use crate::violation::Violation as V;
 use Verdict::{Invalid, Unsupported};
 
 pub(super) fn all() -> Vec<Vector> {
-    [one_is_left(), newer_wins(), torn(), odd_length(), equal(), refusing(), telling()].concat()
+    [one_is_left(), newer_wins(), torn(), odd_length(), equal(), strange(), refusing(), telling()].concat()
 }
 
 /// A slot as a write of eight sectors that stopped leaves it: the `new` sectors of `mask`, the others `old`.
@@ -74,7 +74,7 @@ fn newer_wins() -> Vec<Vector> {
     let (nine, hundred) = (nine.encoded(), ten.encoded());
     vec![
         shows("slots-0-newer", "Slot 0 has the higher sequence: an update ended early.", new.clone(), [&seven, &six])
-            .also(&["HDR-19"]),
+            .also(&["HDR-19", "HDR-23"]),
         shows("slots-1-newer", "Slot 1 has the higher sequence.", new.clone(), [&six, &seven]).also(&["HDR-19"]),
         shows(
             "slots-older-longer_disk",
@@ -218,6 +218,34 @@ fn equal() -> Vec<Vector> {
             V::EqualSequence,
             [&seven, &patched(&new, |draft| draft.add(900, 0, b"more"))],
         ),
+    ]
+}
+
+/// Right headers of two files, as a write that went astray leaves them.
+fn strange() -> Vec<Vector> {
+    let (old, new) = two();
+    let (six, seven) = (old.encoded(), new.encoded());
+    let uuid = |maker: &Maker| patched(maker, |draft| draft.put(47, &[0]));
+    let mut group = new.clone();
+    group.header = Header {
+        sequence: 7,
+        decision: Some(Decision::Undecided),
+        ..Header::new(Kind::Group, new.header.uuid, new.header.epoch, 0, 0)
+    };
+    let vector = |name: &str, purpose: &str, slots| fails(name, purpose, Invalid, V::OneFile, slots);
+    vec![
+        vector("slots-two_files-newer_in_1", "The newer header has another UUID.", [&six, &uuid(&new)]),
+        vector("slots-two_files-newer_in_0", "The newer header, in slot 0, has another UUID.", [&uuid(&new), &six]),
+        vector("slots-two_files-older", "The older header has another UUID.", [&uuid(&old), &seven]),
+        vector("grp-two_files", "Of a disk's header and a newer one of a group's file, with one UUID, neither is taken.", [&six, &group.encoded()]),
+        fails(
+            "slots-two_files-equal_sequence",
+            "Two headers of one sequence number; the last byte of the UUID differs.",
+            Invalid,
+            V::EqualSequence,
+            [&seven, &uuid(&new)],
+        )
+        .or(V::OneFile),
     ]
 }
 

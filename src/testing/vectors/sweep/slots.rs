@@ -143,7 +143,6 @@ fn given(mut vector: Vector, maker: &Maker) -> Vector {
 /// Two headers of one sequence number that are right by themselves.
 fn unequal() -> Vec<Vector> {
     let header: &[(&str, &str, usize, &[u8])] = &[
-        ("uuid", "The last byte of the UUID differs.", 47, &[0]),
         ("state", "One is closed, the other one is writing.", 22, &[2]),
         ("size", "One has a disk that is a byte smaller.", 64, &12_287u64.to_le_bytes()),
         ("ro_compat", "One has a feature that writers do not know.", 88, &[2]),
