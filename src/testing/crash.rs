@@ -2,12 +2,12 @@
 //! from some of them the scenario goes on.
 //!
 //! A point is the start of a barrier, and the end of a guest's request. Between two barriers the states of the later
-//! point contain those of the earlier ones. A state's name is its path,
-//! `scenario/fault/POINT:CHOICES/POINT:CHOICES…`, one step for each crash; [`Explorer::replay`] walks it again.
+//! point contain those of the earlier ones. A state's name is its [path](super::path); [`Explorer::replay`] walks it again.
 
 use super::choices::{every, sample};
 use super::laws::{self, Epochs, View, judge, sampled};
 use super::model::Breach;
+use super::path::{Crash, StatePath};
 use super::pending;
 use super::rot::{self, Ledger, Past};
 use super::sector::mix;
@@ -183,7 +183,7 @@ pub struct Explorer {
     limits: Limits,
     tally: Mutex<Tally>,
     /// What is left to walk of a path, if only that is to be seen.
-    replay: Option<Vec<(u64, Vec<u8>)>>,
+    replay: Option<Vec<Crash>>,
     keep: Option<Keep>,
 }
 
@@ -214,23 +214,32 @@ impl Explorer {
 
     /// The state that `path` names.
     pub(super) fn state(scenarios: &[&'static Scenario], path: &str) -> Option<State> {
-        let (scenario, fault, steps) = find(scenarios, path)?;
         let wanted = path.to_string();
         let keep: Keep = Box::new(move |path, _| (path == wanted).then(String::new));
-        Explorer::run(scenario, Limits::FULL, Some(fault), Some(steps), Some(keep)).1.pop().map(|(_, state)| state)
+        Some(Explorer::walk(scenarios, path, Limits::FULL, Some(keep))?.1.pop()?.1)
     }
 
     /// Walks to the state that `path` names, and reports what is wrong there. Prints what happens.
     pub fn replay(scenarios: &[&'static Scenario], path: &str) -> Option<Report> {
-        let (scenario, fault, steps) = find(scenarios, path)?;
-        Some(Explorer::run(scenario, Limits { rotten: 1, ..Limits::FULL }, Some(fault), Some(steps), None).0)
+        Some(Explorer::walk(scenarios, path, Limits { rotten: 1, ..Limits::FULL }, None)?.0)
+    }
+
+    fn walk(
+        scenarios: &[&'static Scenario],
+        path: &str,
+        limits: Limits,
+        keep: Option<Keep>,
+    ) -> Option<(Report, Vec<(String, State)>)> {
+        let StatePath { scenario, fault, crashes } = path.parse().ok()?;
+        let scenario = scenarios.iter().find(|known| known.name == scenario)?;
+        Some(Explorer::run(scenario, limits, Some(fault), Some(crashes), keep))
     }
 
     fn run(
         scenario: &'static Scenario,
         limits: Limits,
         only: Option<Fault>,
-        replay: Option<Vec<(u64, Vec<u8>)>>,
+        replay: Option<Vec<Crash>>,
         keep: Option<Keep>,
     ) -> (Report, Vec<(String, State)>) {
         let explorer = Arc::new(Explorer { scenario, limits, tally: Mutex::default(), replay, keep });
@@ -289,7 +298,7 @@ impl Explorer {
 
     /// Runs the scenario with a fault; operations and barriers of its body.
     fn run_with(self: &Arc<Explorer>, first: &World, fault: Fault) -> (u64, u64) {
-        let branch = self.branch(&fault_name(fault), lock(&first.branch.views).clone());
+        let branch = self.branch(&fault.to_string(), lock(&first.branch.views).clone());
         *lock(&branch.past) = lock(&first.branch.past).clone();
         let mut world = World::new(first.disk.fork(), branch);
         world.disk.arm(fault);
@@ -388,10 +397,10 @@ impl Explorer {
         let point =
             Point { explorer: self, branch, disk, number, pending: &pending, views: &views, hash: laws::hash(&views) };
         let of = pending.choices();
-        if let Some(steps) = &self.replay {
-            match steps.get(branch.depth as usize) {
-                Some((at, choices)) if *at == number && choices.len() == of.len() => drop(point.visit(choices)),
-                _ => {}
+        if let Some(crashes) = &self.replay {
+            let here = crashes.get(branch.depth as usize).filter(|crash| crash.point == number);
+            if let Some(crash) = here.filter(|crash| crash.choices.len() == of.len()) {
+                point.visit(&crash.choices);
             }
             return;
         }
@@ -471,8 +480,7 @@ impl Point<'_> {
 
     /// The path of the state.
     fn path(&self, choices: &[u8]) -> String {
-        let digits: Vec<String> = choices.iter().map(u8::to_string).collect();
-        format!("{}/{}:{}", self.branch.path, self.number, digits.join("."))
+        format!("{}/{}", self.branch.path, Crash { point: self.number, choices: choices.to_vec() })
     }
 
     /// The branch that begins with the state.
@@ -500,7 +508,7 @@ impl Branch {
 
     pub(super) fn barrier_failed(&self) -> bool {
         let mut steps = self.path.split('/').skip(1);
-        steps.next().and_then(parse_fault).is_some_and(Fault::fails_barrier)
+        steps.next().and_then(|fault| fault.parse().ok()).is_some_and(Fault::fails_barrier)
     }
 
     fn is_body(&self) -> bool {
@@ -518,50 +526,6 @@ impl Branch {
     }
 }
 
-/// The scenario, the fault and the steps of a path.
-fn find(scenarios: &[&'static Scenario], path: &str) -> Option<(&'static Scenario, Fault, Vec<(u64, Vec<u8>)>)> {
-    let mut steps = path.split('/');
-    let name = steps.next()?;
-    let scenario = scenarios.iter().find(|scenario| scenario.name == name)?;
-    let fault = parse_fault(steps.next()?)?;
-    Some((scenario, fault, steps.map(parse_step).collect::<Option<_>>()?))
-}
-
 fn seed_of(path: &str) -> u64 {
     path.bytes().fold(0x11, |state, byte| mix(state, u64::from(byte)))
-}
-
-fn fault_name(fault: Fault) -> String {
-    match fault {
-        Fault::None => "none".into(),
-        Fault::Kill(n) => format!("kill{n}"),
-        Fault::FailSync(n) => format!("eio{n}"),
-        Fault::Revert(n) => format!("revert{n}"),
-        Fault::Late(n) => format!("late{n}"),
-        Fault::NoSpace(n) => format!("nospace{n}"),
-        Fault::Full(n) => format!("full{n}"),
-        Fault::Gone(n) => format!("gone{n}"),
-    }
-}
-
-fn parse_fault(name: &str) -> Option<Fault> {
-    let number = |prefix: &str| name.strip_prefix(prefix)?.parse().ok();
-    match name {
-        "none" => Some(Fault::None),
-        _ => number("kill")
-            .map(Fault::Kill)
-            .or_else(|| number("eio").map(Fault::FailSync))
-            .or_else(|| number("revert").map(Fault::Revert))
-            .or_else(|| number("late").map(Fault::Late))
-            .or_else(|| number("nospace").map(Fault::NoSpace))
-            .or_else(|| number("full").map(Fault::Full))
-            .or_else(|| number("gone").map(Fault::Gone)),
-    }
-}
-
-fn parse_step(step: &str) -> Option<(u64, Vec<u8>)> {
-    let (number, choices) = step.split_once(':')?;
-    let choices: Option<Vec<u8>> =
-        choices.split('.').filter(|digit| !digit.is_empty()).map(|digit| digit.parse().ok()).collect();
-    Some((number.parse().ok()?, choices?))
 }

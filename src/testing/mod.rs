@@ -20,6 +20,7 @@
 //! | [`qed`] | QED images beside a naive reader |
 //! | [`mod@shrink`] | a finding made small |
 //! | [`crash`], [`world`] | exploring a scenario; what a scenario is written in |
+//! | [`mod@path`] | the name of a state |
 //! | [`scenarios`] | the stories that are explored |
 
 #![allow(rustdoc::private_intra_doc_links)]
@@ -38,6 +39,7 @@ pub mod live_script;
 pub mod model;
 pub mod nbd;
 pub mod nbd_client;
+pub mod path;
 pub mod pending;
 pub mod protocols;
 pub mod qed;

@@ -237,7 +237,11 @@ fn strange() -> Vec<Vector> {
         vector("slots-two_files-newer_in_1", "The newer header has another UUID.", [&six, &uuid(&new)]),
         vector("slots-two_files-newer_in_0", "The newer header, in slot 0, has another UUID.", [&uuid(&new), &six]),
         vector("slots-two_files-older", "The older header has another UUID.", [&uuid(&old), &seven]),
-        vector("grp-two_files", "Of a disk's header and a newer one of a group's file, with one UUID, neither is taken.", [&six, &group.encoded()]),
+        vector(
+            "grp-two_files",
+            "Of a disk's header and a newer one of a group's file, with one UUID, neither is taken.",
+            [&six, &group.encoded()],
+        ),
         fails(
             "slots-two_files-equal_sequence",
             "Two headers of one sequence number; the last byte of the UUID differs.",
