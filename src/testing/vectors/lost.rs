@@ -5,7 +5,7 @@
 
 use super::run::Files;
 use super::sparse::Sparse;
-use super::vector::{Case, Disk, Flag, Role, Vector, Verdict, ids};
+use super::vector::{Case, Disk, Flag, Role, Stretch, Vector, Verdict, ids};
 use crate::conformance::{Told, extents, facts, open, told, verdict};
 use crate::device::BlockDevice;
 use crate::error::Result;
@@ -17,7 +17,7 @@ use crate::testing::scenarios::{ALL, LONG, files::GROUP};
 use crate::testing::sim::SimDisk;
 use std::collections::BTreeSet;
 
-/// Few states of each point. What tells kinds apart is in headers, which points do not share.
+/// Few states of each point: what tells kinds apart is in headers, of which a point has one or two.
 const LIMITS: Limits =
     Limits { exhaustive: 8, sample: 4, nested: 4, recovery_period: 0, depth: 0, faults: 0, ..Limits::USUAL };
 
@@ -105,10 +105,9 @@ fn vector(name: &str, state: &State) -> Vector {
 
 fn bytes(content: &Content) -> Sparse {
     let mut bytes = Sparse::new(content.size);
-    for (number, sector) in &content.sectors {
-        let at = number * SECTOR_SIZE;
-        let length = SECTOR_SIZE.min(content.size.saturating_sub(at)) as usize;
-        bytes.write(at, &sector.bytes()[..length]);
+    for at in (0..content.size).step_by(SECTOR_SIZE as usize) {
+        let sector = content.sector(at / SECTOR_SIZE);
+        bytes.write(at, &sector.bytes()[..SECTOR_SIZE.min(content.size - at) as usize]);
     }
     bytes
 }
@@ -147,14 +146,21 @@ fn answered(files: &Files, mut case: Case) -> Case {
     let said = || -> Result<Case> {
         let image = chain.image(0)?;
         let Told { bitmaps, no_bitmaps, point } = told(image)?;
-        let mut content = vec![0; chain.size() as usize];
-        chain.read_at(&mut content, 0)?;
-        let mut bytes = Sparse::new(chain.size());
-        bytes.write(0, &content);
-        let (sha256, extents) = (Some(bytes.sha256()), Some(extents(&chain)?));
-        let disk = Disk { size: chain.size(), sha256, dump: None, extents, bytes };
+        let (mut bytes, mut broken) = (Sparse::new(chain.size()), BTreeSet::new());
+        let extents = extents(&chain)?;
+        for Stretch { offset, length, .. } in &extents {
+            let mut content = vec![0; *length as usize];
+            match chain.read_at(&mut content, *offset) {
+                Ok(()) => bytes.write(*offset, &content),
+                Err(error) => drop(broken.insert(error.violation().ok_or(error)?)),
+            }
+        }
+        let sha256 = broken.is_empty().then(|| bytes.sha256());
+        let result = if broken.is_empty() { Verdict::Valid } else { Verdict::Damaged };
+        let broken = ids(&broken.into_iter().collect::<Vec<_>>());
+        let disk = Some(Disk { size: chain.size(), sha256, dump: None, extents: Some(extents), bytes });
         let header = Some(facts(&image.header()));
-        Ok(Case { header, disk: Some(disk), bitmaps, no_bitmaps, point, ..case.clone() })
+        Ok(Case { result, broken, header, disk, bitmaps, no_bitmaps, point, ..case.clone() })
     };
     said().unwrap_or_else(|error| panic!("{}: {error}", case.open))
 }
