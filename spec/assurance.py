@@ -141,8 +141,9 @@ def page(figures):
     if kills:
         parts.append("## Servers killed\n\n`kill -9` at and around every event of a job, while a guest writes.\n\n" + table(
             ["", "kills"], [[record["name"].replace("_", " "), number(record["kills"])] for record in kills]))
-    parts.append(part(figures, "fuzz", "Fuzzing", "", lambda record: table(
-        ["target", "executions", "core seconds", "edges", "inputs kept", "findings open"],
+    parts.append(part(figures, "fuzz", "Fuzzing", "Edges are of the library's code and of the target's. What was found is"
+                      " mended, and its story is a test.\n", lambda record: table(
+        ["target", "executions", "core seconds", "edges", "inputs kept", "found"],
         [[row["name"], number(row["executions"]), number(row["seconds"]), number(row["edges"]), number(row["corpus"]),
           row["findings"]] for row in record["rows"]])))
     parts.append(part(figures, "coverage", "Coverage", "Regions of the format's code that tests reach which need neither peers nor"

@@ -88,6 +88,8 @@ struct Running {
     held: bool,
     cancelled: bool,
     failed: bool,
+    /// A write of it has failed: a file whose metadata that was takes no more in this process (ORD-06).
+    harmed: bool,
     done: u64,
 }
 
@@ -291,8 +293,8 @@ impl Scene {
         match self.job(verb) {
             Ok((job, target)) => {
                 let done = job.progress().done;
-                let (paused, held, cancelled, failed) = (false, false, false, false);
-                self.running = Some(Running { job, target, paused, held, cancelled, failed, done });
+                let (paused, held, cancelled, failed, harmed) = (false, false, false, false, false);
+                self.running = Some(Running { job, target, paused, held, cancelled, failed, harmed, done });
                 self.owed = Some(verb);
             }
             Err(Error::Invalid(_) | Error::Denied(_) | Error::Refused { .. }) => {}
@@ -389,8 +391,8 @@ impl Scene {
                 }
                 Err(Error::Cancelled) => assert!(running.cancelled, "{}: nobody cancelled it", self.now),
                 Err(error) => {
-                    assert!(self.files.fault.fired() || running.failed, "{}: {error}", self.now);
-                    running.failed = true;
+                    assert!(self.files.fault.fired() || running.harmed, "{}: {error}", self.now);
+                    (running.failed, running.harmed) = (true, true);
                 }
             }
         }
@@ -475,6 +477,22 @@ impl Scene {
                 assert!(marked, "{}: {name}: {error}", self.now);
                 false
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_has_failed_takes_no_more_though_the_host_has_mended() {
+        let step = Event::Step { steps: 15, pages: 1 };
+        let layer: Shape = Unstructured::new(&[97; 64]).arbitrary().expect("long enough");
+        for after in 0..20 {
+            let fail = Event::Fail { after, once: false };
+            let events = [fail, Event::Begin(Verb::Mirror { raw: false }), step, Event::Mend, Event::Retry, step];
+            Labour { raw: false, layers: vec![layer], events: events.into() }.toil();
         }
     }
 }
