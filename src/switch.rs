@@ -55,6 +55,7 @@ steps! {
     IntentBarrier "INT-04" "an intent is barriered before a change relies on it"
     BitsBeforeClear "INT-05" "law C, clearing: an intent is cleared only after every bit that was set under it is durable"
     CarryBitmaps "EPO-01" "a writer that knows bitmaps carries them"
+    StaleStays "EPO-02" "a stale bitmap stays stale"
     SidecarFirst "EPO-05" "the sidecar is written first"
     DropFormer "EPO-06" "`former` is nil, durably, before a bitmap of the sidecar is cleared, removed, added or handed over"
     JoinFrozen "BMP-13" "bits of a frozen bitmap are set in its successor, and durable, before it is taken back"

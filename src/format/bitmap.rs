@@ -113,6 +113,15 @@ impl Header {
         self.section(SectionKind::Intent).filter(|section| section.bits() <= MAX_INTENTS)
     }
 
+    /// Gives recording bitmaps that name `epoch`, which is not the header's yet, the one that names `nothing` (EPO-02).
+    pub fn part_bitmaps(&mut self, epoch: Uuid, nothing: Uuid) {
+        for bitmap in self.bitmaps.iter_mut().filter(|bitmap| bitmap.state == BitmapState::Recording) {
+            if bitmap.epoch == epoch {
+                bitmap.epoch = nothing;
+            }
+        }
+    }
+
     /// Makes the recording bitmaps that told all up to `old` tell all up to the epoch that the header has now (EPO-01).
     pub fn carry_bitmaps(&mut self, old: Uuid) {
         let epoch = self.epoch;

@@ -389,7 +389,8 @@ impl Order {
         }
     }
 
-    /// In a sidecar of an image: the image, now in the epoch `former`, is about to have another one (EPO-05).
+    /// In a sidecar of an image: the image, now in the epoch `former`, is about to have another one (EPO-05), or has an older
+    /// one again.
     pub(super) fn follow(&self, former: Uuid, epoch: Uuid, state: State) -> Result<()> {
         self.check_poison()?;
         let mut slots = lock(&self.slots);
@@ -398,6 +399,10 @@ impl Order {
         header.state = state;
         if let Some(host) = &mut header.host {
             host.former = former;
+        }
+        if !skipped(Step::StaleStays) {
+            // The image was rolled back to what they name, and they have been told of nothing since.
+            header.part_bitmaps(epoch, self.random());
         }
         self.carry(&mut header, old);
         self.update(&mut slots, header)

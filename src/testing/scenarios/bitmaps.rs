@@ -359,6 +359,34 @@ pub(super) const SIDECAR: Scenario = Scenario {
     },
 };
 
+/// The same, and the image, written past the sidecar, is rolled back to what a stale bitmap names. A verb that is refused has
+/// made the sidecar speak of that.
+pub(super) const ROLLED_BACK: Scenario = Scenario {
+    name: "bitmap beside an image that is rolled back",
+    setup: SIDECAR.setup,
+    body: |w| {
+        let (old, before) = (w.disk.cached("top.lvd").expect("a file"), w.model("top").expect("a view"));
+        w.forget_bitmap("top", "daily");
+        let disk = w.open("top.lvd")?;
+        w.write("top", &disk, REGION..REGION + 512)?;
+        w.durable("top", || disk.close())?;
+        drop(disk);
+        let disk = open_beside(&w.disk, w.host.clone(), true)?;
+        w.write("top", &disk, 2 * REGION..2 * REGION + 512)?;
+        w.durable("top", || disk.close())?;
+        drop(disk);
+        w.disk.note("the image is rolled back", 0..0);
+        w.disk.put("top.lvd", &old);
+        w.rolled_back("top", before);
+        let disk = open_beside(&w.disk, w.host.clone(), true)?;
+        w.disk.note("a bitmap that is not there is cleared", 0..0);
+        drop(disk.image(0)?.clear_bitmap("hourly", None));
+        w.write("top", &disk, 3 * REGION..3 * REGION + 512)?;
+        w.durable("top", || disk.close())
+    },
+    recover: SIDECAR.recover,
+};
+
 fn beside(disk: &SimDisk) -> Result<Opened> {
     let chain = open_beside(disk, Arc::new(SimHost::new(0)), false)?;
     let image = chain.image(0)?.clone();

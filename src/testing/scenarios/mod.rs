@@ -47,6 +47,7 @@ pub const ALL: &[&Scenario] = &[
     &bitmaps::RESIZE,
     &bitmaps::VOLUME,
     &bitmaps::SIDECAR,
+    &bitmaps::ROLLED_BACK,
     &resizing::COMPLETE,
     &resizing::OVERLAY,
     &resizing::GROW_OVER_SECTION,
