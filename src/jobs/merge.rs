@@ -41,7 +41,8 @@ impl Merge {
     ///
     /// # Errors
     /// [`Error::Invalid`] if `base` is not a layer below `top`, [`Error::Denied`] if a layer is not open for writing,
-    /// [`Error::Refused`] if the top is itself being merged into.
+    /// [`Error::Refused`] if the top is itself being merged into, another layer into the base, or the top into a layer further
+    /// down.
     pub fn new(chain: &Chain, top: usize, base: usize, empty: bool) -> Result<Merge> {
         if top >= base {
             return Err(Error::Invalid(format!("layer {top} does not lie above layer {base}")));
@@ -59,6 +60,15 @@ impl Merge {
         if chain.layer(base)?.image().is_some_and(|base| base.header().merge_mark.as_ref().is_some_and(other)) {
             let why = "another layer is being merged into it: finish that merge first";
             return Err(Error::refused(chain.layer(base)?.name(), why, Violation::Marked));
+        }
+        let ours = |mark: &MergeMark| mark.child_uuid == image.uuid();
+        let further = chain.layers[base + 1..].iter();
+        let marked =
+            |layer: &&Layer| layer.image().is_some_and(|image| image.header().merge_mark.as_ref().is_some_and(ours));
+        if let Some(layer) = further.into_iter().find(marked) {
+            // It would be refused to whoever opens the base alone, which then has all that was merged.
+            let why = format!("{} is being merged into it: finish that merge first", image.name());
+            return Err(Error::refused(layer.name(), why, Violation::Marked));
         }
         has_room(chain.layer(base)?, image.size())?;
         let marks = marks(&layers)?;

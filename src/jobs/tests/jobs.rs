@@ -105,6 +105,27 @@ fn the_top_of_an_unfinished_merge_is_not_copied_alone() {
     assert_eq!(refused.violation(), Some(crate::Violation::Marked), "{refused}");
 }
 
+/// A merge of the top into the lowest layer stops half way, and the top is merged into the layer between. That one, which then
+/// had all that the top has, was refused to whoever opened it alone: the lowest layer was still marked.
+#[test]
+fn an_unfinished_merge_is_finished_before_another_one_of_its_top() {
+    let mut random = Random::new(3);
+    let mut scene = Scene::new(&mut random, 3);
+    while scene.names.iter().any(|name| name.ends_with(".raw")) {
+        scene = Scene::new(&mut random, 3);
+    }
+    let chain = scene.files.open(scene.top(), 2).unwrap();
+    Job::new(Merge::new(&chain, 0, 2, false).unwrap(), host()).step(1).unwrap();
+    drop(chain);
+    let chain = scene.files.open(scene.top(), 2).unwrap();
+    let refused = Merge::new(&chain, 0, 1, false).unwrap_err();
+    assert_eq!(refused.violation(), Some(crate::Violation::Marked), "{refused}");
+    assert!(refused.to_string().starts_with(&scene.names[2]), "{refused}");
+    finish(&Job::new(Merge::new(&chain, 0, 2, false).unwrap(), host()), 1 << 20).unwrap();
+    chain.close().unwrap();
+    check_merged(&scene, 0, 2, "the merge that was finished");
+}
+
 /// The vector of a short layer in the middle, as QEMU's commit had it wrong once: the base holds `A-A-AAAA`, the
 /// middle, four blocks long, `BB-B`, the top `C--C--C-`.
 #[test]
