@@ -56,7 +56,6 @@ const OTHERWISE: &[(&str, Instead)] = &[
     ("CHN-17", Reason("a host without locks is not at hand; the error of such a call is passed on like any other")),
     ("CTL-01", Test("the_socket_is_the_users_alone")),
     ("CTL-02", Test("a_text_of_the_control_socket_takes_a_multiple_of_its_length")),
-    ("EPO-02", Test("a_bitmap_stays_stale_when_the_volume_is_noted_anew")),
     ("EPO-03", CRASHES),
     ("EPO-07", Reading),
     ("FIL-01", Test("a_file_that_is_swapped_is_the_file_or_none")),
