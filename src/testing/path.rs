@@ -24,8 +24,11 @@ pub struct Crash {
     pub choices: Vec<u8>,
 }
 
+/// A fault in the operation, or at the barrier, of this number.
+type Numbered = fn(u64) -> Fault;
+
 /// Faults by the words that paths have for them.
-const FAULTS: [(&str, fn(u64) -> Fault); 7] = [
+const FAULTS: [(&str, Numbered); 7] = [
     ("kill", Fault::Kill),
     ("eio", Fault::FailSync),
     ("revert", Fault::Revert),
@@ -61,7 +64,7 @@ impl FromStr for Fault {
         if text == "none" {
             return Ok(Fault::None);
         }
-        let fault = |(word, fault): &(&str, fn(u64) -> Fault)| text.strip_prefix(word)?.parse().ok().map(fault);
+        let fault = |(word, fault): &(&str, Numbered)| text.strip_prefix(word)?.parse().ok().map(fault);
         FAULTS.iter().find_map(fault).ok_or(NoPath)
     }
 }
