@@ -113,21 +113,11 @@ impl Header {
         self.section(SectionKind::Intent).filter(|section| section.bits() <= MAX_INTENTS)
     }
 
-    /// Gives recording bitmaps that name `epoch`, which is not the header's yet, the one that names `nothing` (EPO-02).
-    pub fn part_bitmaps(&mut self, epoch: Uuid, nothing: Uuid) {
-        for bitmap in self.bitmaps.iter_mut().filter(|bitmap| bitmap.state == BitmapState::Recording) {
-            if bitmap.epoch == epoch {
-                bitmap.epoch = nothing;
-            }
-        }
-    }
-
-    /// Makes the recording bitmaps that told all up to `old` tell all up to the epoch that the header has now (EPO-01).
-    pub fn carry_bitmaps(&mut self, old: Uuid) {
-        let epoch = self.epoch;
+    /// Makes the recording bitmaps that name the epoch `from` name `to` (EPO-01, EPO-02).
+    pub fn carry_bitmaps(&mut self, from: Uuid, to: Uuid) {
         for bitmap in &mut self.bitmaps {
-            if bitmap.state == BitmapState::Recording && bitmap.epoch == old {
-                bitmap.epoch = epoch;
+            if bitmap.state == BitmapState::Recording && bitmap.epoch == from {
+                bitmap.epoch = to;
             }
         }
     }

@@ -385,7 +385,7 @@ impl Order {
 
     fn carry(&self, header: &mut Header, old: Uuid) {
         if !self.distrusts() && !skipped(Step::CarryBitmaps) {
-            header.carry_bitmaps(old);
+            header.carry_bitmaps(old, header.epoch);
         }
     }
 
@@ -402,7 +402,7 @@ impl Order {
         }
         if !skipped(Step::StaleStays) {
             // The image was rolled back to what they name, and they have been told of nothing since.
-            header.part_bitmaps(epoch, self.random());
+            header.carry_bitmaps(epoch, self.random());
         }
         self.carry(&mut header, old);
         self.update(&mut slots, header)

@@ -56,16 +56,12 @@ impl Merge {
             let why = "it is being merged into itself: finish that merge first";
             return Err(Error::refused(chain.layer(top)?.name(), why, Violation::Marked));
         }
-        let other = |mark: &MergeMark| mark.child_uuid != image.uuid();
-        if chain.layer(base)?.image().is_some_and(|base| base.header().merge_mark.as_ref().is_some_and(other)) {
+        let child = |layer: &Layer| Some(layer.image()?.header().merge_mark?.child_uuid);
+        if child(chain.layer(base)?).is_some_and(|child| child != image.uuid()) {
             let why = "another layer is being merged into it: finish that merge first";
             return Err(Error::refused(chain.layer(base)?.name(), why, Violation::Marked));
         }
-        let ours = |mark: &MergeMark| mark.child_uuid == image.uuid();
-        let further = chain.layers[base + 1..].iter();
-        let marked =
-            |layer: &&Layer| layer.image().is_some_and(|image| image.header().merge_mark.as_ref().is_some_and(ours));
-        if let Some(layer) = further.into_iter().find(marked) {
+        if let Some(layer) = chain.layers[base + 1..].iter().find(|layer| child(layer) == Some(image.uuid())) {
             // It would be refused to whoever opens the base alone, which then has all that was merged.
             let why = format!("{} is being merged into it: finish that merge first", image.name());
             return Err(Error::refused(layer.name(), why, Violation::Marked));

@@ -210,7 +210,8 @@ fn kind_name(kind: SectionKind) -> &'static str {
     }
 }
 
-fn slot_bytes(content: &Content, slot: u64) -> Vec<u8> {
+/// As much of a header slot as its header takes.
+pub(super) fn slot_bytes(content: &Content, slot: u64) -> Vec<u8> {
     let mut bytes = vec![0; SECTOR];
     content.read(&mut bytes, slot * SLOT_SIZE);
     bytes.resize(header_length(&bytes), 0);

@@ -7,7 +7,11 @@ use crate::violation::Violation;
 static EMPTY: [u8; SLOT_SIZE as usize] = [0; SLOT_SIZE as usize];
 
 fn slot(sequence: u64) -> Vec<u8> {
-    let mut slot = Header { sequence, ..overlay() }.encode().unwrap();
+    slot_of(Header { sequence, ..overlay() })
+}
+
+fn slot_of(header: Header) -> Vec<u8> {
+    let mut slot = header.encode().unwrap();
     slot.resize(SLOT_SIZE as usize, 0);
     slot
 }
@@ -52,16 +56,14 @@ fn what_lies_behind_a_header_has_no_meaning() {
 
 #[test]
 fn one_sequence_number_is_one_header() {
-    let mut other = Header { sequence: 7, epoch: Uuid([9; 16]), ..overlay() }.encode().unwrap();
-    other.resize(SLOT_SIZE as usize, 0);
+    let other = slot_of(Header { sequence: 7, epoch: Uuid([9; 16]), ..overlay() });
     assert_eq!(violation(&slot(7), &other), Violation::EqualSequence);
 }
 
 #[test]
 fn two_headers_are_of_one_file() {
-    for other in [Header { uuid: Uuid([9; 16]), ..overlay() }, Header { kind: Kind::Sidecar, ..sidecar() }] {
-        let mut other = Header { sequence: 8, ..other }.encode().unwrap();
-        other.resize(SLOT_SIZE as usize, 0);
+    for other in [Header { uuid: Uuid([9; 16]), ..overlay() }, sidecar()] {
+        let other = slot_of(Header { sequence: 8, ..other });
         assert_eq!(violation(&slot(7), &other), Violation::OneFile);
         assert_eq!(violation(&other, &slot(7)), Violation::OneFile);
     }

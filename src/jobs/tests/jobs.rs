@@ -88,10 +88,7 @@ pub(super) fn merged_view(scene: &Scene, top: usize, base: usize) -> Vec<u8> {
 #[test]
 fn the_top_of_an_unfinished_merge_is_not_copied_alone() {
     let mut random = Random::new(3);
-    let mut scene = Scene::new(&mut random, 2);
-    while scene.names.iter().any(|name| name.ends_with(".raw")) {
-        scene = Scene::new(&mut random, 2);
-    }
+    let mut scene = Scene::of_images(&mut random, 2);
     let chain = scene.files.open(scene.top(), 1).unwrap();
     Job::new(Merge::new(&chain, 0, 1, false).unwrap(), host()).step(1).unwrap();
     drop(chain);
@@ -110,10 +107,7 @@ fn the_top_of_an_unfinished_merge_is_not_copied_alone() {
 #[test]
 fn an_unfinished_merge_is_finished_before_another_one_of_its_top() {
     let mut random = Random::new(3);
-    let mut scene = Scene::new(&mut random, 3);
-    while scene.names.iter().any(|name| name.ends_with(".raw")) {
-        scene = Scene::new(&mut random, 3);
-    }
+    let scene = Scene::of_images(&mut random, 3);
     let chain = scene.files.open(scene.top(), 2).unwrap();
     Job::new(Merge::new(&chain, 0, 2, false).unwrap(), host()).step(1).unwrap();
     drop(chain);

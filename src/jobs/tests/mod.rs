@@ -210,6 +210,16 @@ struct Scene {
 }
 
 impl Scene {
+    /// A chain of `depth` layers, none of them raw.
+    fn of_images(random: &mut Random, depth: usize) -> Scene {
+        loop {
+            let scene = Scene::new(random, depth);
+            if !scene.names.iter().any(|name| name.ends_with(".raw")) {
+                return scene;
+            }
+        }
+    }
+
     /// A chain of `depth` layers; the lowest may be raw.
     fn new(random: &mut Random, depth: usize) -> Scene {
         let mut scene = Scene { files: Files::default(), names: Vec::new(), views: Vec::new() };

@@ -10,9 +10,9 @@ use crate::conformance::{Told, extents, facts, open, told, verdict};
 use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::format::{Chosen, Header, Kind, choose};
-use crate::limits::{SECTOR_SIZE, SLOT_SIZE};
 use crate::testing::crash::{Explorer, Limits, Scenario, State};
 use crate::testing::file::Content;
+use crate::testing::rot::slot_bytes;
 use crate::testing::scenarios::{ALL, LONG, files::GROUP};
 use crate::testing::sim::SimDisk;
 use std::collections::BTreeSet;
@@ -67,12 +67,7 @@ fn kind_of(chosen: &Chosen) -> String {
 }
 
 fn header(content: &Content) -> Option<Chosen> {
-    let slot = |number: u64| {
-        let mut bytes = vec![0; SLOT_SIZE as usize];
-        content.read(&mut bytes, number * SLOT_SIZE);
-        bytes
-    };
-    choose(&slot(0), &slot(1)).ok()
+    choose(&slot_bytes(content, 0), &slot_bytes(content, 1)).ok()
 }
 
 /// Every file that has a header and lies below no other, opened for reading.
@@ -104,11 +99,9 @@ fn vector(name: &str, state: &State) -> Vector {
 }
 
 fn bytes(content: &Content) -> Sparse {
-    let mut bytes = Sparse::new(content.size);
-    for at in (0..content.size).step_by(SECTOR_SIZE as usize) {
-        let sector = content.sector(at / SECTOR_SIZE);
-        bytes.write(at, &sector.bytes()[..SECTOR_SIZE.min(content.size - at) as usize]);
-    }
+    let (mut bytes, mut all) = (Sparse::new(content.size), vec![0; content.size as usize]);
+    content.read(&mut all, 0);
+    bytes.write(0, &all);
     bytes
 }
 
