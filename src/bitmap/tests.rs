@@ -50,6 +50,21 @@ fn a_sector_of_another_section_or_place_is_broken() {
     assert_eq!(bad.set_range(BITS_PER_SECTOR - 1..BITS_PER_SECTOR + 1), Err(BadSector { bits: 0..BITS_PER_SECTOR }));
     assert!(!bad.get(BITS_PER_SECTOR), "a refused change changes nothing");
     assert_eq!(bad.set_range(10..10), Ok(0));
+
+    // What ends where a broken sector begins, or begins where it ends, does not touch it.
+    let mut bytes = Page::new().encode(ID, 5);
+    bytes[512] = 1;
+    let bad = Page::decode(&bytes, ID, 5);
+    assert!(bad.bad_sectors().eq([1]));
+    assert_eq!(bad.set_range(BITS_PER_SECTOR - 1..BITS_PER_SECTOR), Ok(1));
+    assert_eq!(bad.set_range(2 * BITS_PER_SECTOR..2 * BITS_PER_SECTOR + 1), Ok(1));
+}
+
+#[test]
+fn past_its_end_a_page_holds_nothing() {
+    let page = Page::new();
+    assert_eq!(page.set_range(0..BITS_PER_PAGE + 1), Ok(BITS_PER_PAGE));
+    assert!(page.get(BITS_PER_PAGE - 1) && !page.get(BITS_PER_PAGE) && !page.is_bad(BITS_PER_PAGE));
 }
 
 #[test]

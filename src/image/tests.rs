@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::Request;
-use crate::format::{Identity, Parent, ParentFormat};
+use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Identity, Parent, ParentFormat, Section, SectionKind};
 use crate::limits::MAX_SIZE;
 use crate::storage::{MemoryStorage, OsHost, ReadOnly};
 
@@ -254,6 +254,14 @@ fn threads_that_share_blocks_lose_nothing() {
 struct Failing {
     inner: MemoryStorage,
     unreadable: std::sync::Mutex<Range<u64>>,
+    /// Whether barriers fail.
+    unsafe_cache: std::sync::atomic::AtomicBool,
+}
+
+impl Failing {
+    fn new() -> Failing {
+        Failing { inner: MemoryStorage::new("image"), unreadable: Default::default(), unsafe_cache: Default::default() }
+    }
 }
 
 impl Storage for Failing {
@@ -274,7 +282,9 @@ impl Storage for Failing {
         self.inner.write_at(data, offset)
     }
     fn sync(&self) -> Result<()> {
-        Ok(())
+        let fails = self.unsafe_cache.load(std::sync::atomic::Ordering::Relaxed);
+        let failure = || Error::io(self.name(), "cannot flush", std::io::Error::from_raw_os_error(5));
+        if fails { Err(failure()) } else { Ok(()) }
     }
     fn sync_directory(&self) -> Result<()> {
         Ok(())
@@ -296,8 +306,8 @@ impl Storage for Failing {
 /// HDR-22, PAG-08: what the device fails to read is not taken for torn, nor for zeros, nor for the parent's.
 #[test]
 fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
-    let size = 2 * crate::format::BITS_PER_PAGE * 4096;
-    let file = Arc::new(Failing { inner: MemoryStorage::new("image"), unreadable: std::sync::Mutex::new(0..0) });
+    let size = 2 * BITS_PER_PAGE * 4096;
+    let file = Arc::new(Failing::new());
     let options = CreateOptions { virtual_size: size, allocation: true, ..Default::default() };
     Image::create(&*file, &*host(), &options).unwrap();
     let open = || Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() });
@@ -324,6 +334,88 @@ fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
     fail(0..0);
     image.read_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, [7; 4096]);
+}
+
+/// ORD-06: after a barrier that failed nothing is written, and whoever asks is told why.
+#[test]
+fn an_image_whose_barrier_failed_says_so() {
+    let file = Arc::new(Failing::new());
+    let options = CreateOptions { virtual_size: 1 << 20, allocation: true, ..Default::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+    image.write_at(&[7; 4096], 0).unwrap();
+    assert_eq!(image.poisoned(), None);
+    file.unsafe_cache.store(true, std::sync::atomic::Ordering::Relaxed);
+    image.flush().unwrap_err();
+    file.unsafe_cache.store(false, std::sync::atomic::Ordering::Relaxed);
+    let reason = image.poisoned().expect("a reason");
+    assert!(reason.contains("image: cannot flush"), "{reason}");
+    for refused in [image.write_at(&[7; 4096], 0), image.flush(), image.close()] {
+        assert!(refused.unwrap_err().to_string().contains(&reason));
+    }
+}
+
+/// Runs of blocks over several pages, from and to anywhere, beside plain bits; some of the pages only in memory, some of the
+/// file's holes, one of them broken.
+#[test]
+fn runs_of_blocks_are_those_of_their_bits() {
+    let pages = 5;
+    let blocks = pages * BITS_PER_PAGE;
+    let (kind, required) = (SectionKind::Allocation, true);
+    let section = Section {
+        id: Uuid([3; 16]),
+        kind,
+        granularity_shift: 12,
+        required,
+        offset: 8192,
+        length: pages * 4096,
+        covered: 0,
+    };
+    let places = |random: &mut Random| {
+        let page = random.below(pages + 1) * BITS_PER_PAGE;
+        (page + random.below(3)).saturating_sub(random.below(3)).min(blocks)
+    };
+    for seed in 1..40 {
+        let mut random = Random(seed);
+        let file = Arc::new(MemoryStorage::new("image"));
+        file.set_size(8192 + pages * 4096).unwrap();
+        let mut bits = vec![false; blocks as usize];
+        let mut allocation = alloc::Allocation::new(file.clone(), section.clone(), 0);
+        for saved in [true, false] {
+            for _ in 0..random.below(3) {
+                let (start, end) = (places(&mut random), places(&mut random));
+                allocation.set(start..end).unwrap();
+                bits[start.min(end) as usize..end as usize].fill(true);
+            }
+            if saved {
+                for (offset, page) in allocation.take_dirty() {
+                    file.write_at(&page[..], offset).unwrap();
+                }
+                allocation = alloc::Allocation::new(file.clone(), section.clone(), 0);
+            }
+        }
+        let broken = (seed % 2 == 0).then(|| random.below(pages * 8));
+        if let Some(sector) = broken {
+            for (offset, page) in allocation.take_dirty() {
+                file.write_at(&page[..], offset).unwrap();
+            }
+            file.write_at(&[1], 8192 + sector * 512).unwrap();
+            allocation = alloc::Allocation::new(file.clone(), section.clone(), 0);
+        }
+        let is_bad = |block: u64| broken == Some(block / BITS_PER_SECTOR);
+        for _ in 0..200 {
+            let (start, end) = (places(&mut random), places(&mut random));
+            let run = allocation.run(start, end);
+            if start < end && is_bad(start) {
+                assert!(run.unwrap_err().to_string().contains("image"), "{start}..{end}");
+                continue;
+            }
+            let differs = |at: &u64| is_bad(*at) || bits[*at as usize] != bits[start as usize];
+            let stop = (start..end).find(differs).unwrap_or(end.max(start));
+            let present = start < end && bits[start as usize];
+            assert_eq!(run.unwrap(), alloc::BlockRun { present, end: stop }, "{start}..{end}, seed {seed}");
+        }
+    }
 }
 
 /// A call that cannot be, and words of what is said of it.

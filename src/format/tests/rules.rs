@@ -1,6 +1,9 @@
 //! Each rule refuses the file that breaks it and nothing else; each check is left out when a test asks for it.
 
 use super::*;
+use crate::format::bitmap::BitmapBody;
+use crate::format::layout::OnDisk;
+use crate::format::record::BITMAP;
 use crate::switch::without_check;
 use crate::violation::Violation;
 use std::collections::BTreeSet;
@@ -298,4 +301,41 @@ fn a_flaw_names_its_rule_and_whether_the_file_is_only_newer() {
         newer.starts_with("not supported: feature bit 9 (") && newer.contains(Violation::IncompatibleFeature.id()),
         "{newer}"
     );
+}
+
+/// Who drops a broken bitmap drops no other one, and no record that is none.
+#[test]
+fn broken_bitmaps_are_taken_away_by_their_names() {
+    let named = |name: &str| {
+        let payload = [vec![0; BitmapBody::SIZE], name.as_bytes().to_vec()].concat();
+        RawRecord { record_type: BITMAP, flags: 0, payload }
+    };
+    let other = RawRecord { record_type: 99, ..named("daily") };
+    let mut header = Header { unknown: vec![named("daily"), named("weekly"), other.clone()], ..image() };
+    assert!(!header.remove_broken_bitmaps("monthly") && header.unknown.len() == 3);
+    assert!(header.remove_broken_bitmaps("daily"));
+    assert_eq!(header.unknown, [named("weekly"), other]);
+}
+
+/// QED-02: features that a reader knows.
+#[test]
+fn a_qed_image_tells_how_it_was_left_and_what_is_below() {
+    let decode = |features: u64| {
+        let mut bytes = [0; QedHeader::BYTES];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, b"QED\0");
+        for (at, number) in [(4, 65536u32), (8, 4), (12, 1)] {
+            put(at, &number.to_le_bytes());
+        }
+        for (at, number) in [(16, features), (40, 65536), (48, MIB)] {
+            put(at, &number.to_le_bytes());
+        }
+        QedHeader::decode(&bytes, 10 * MIB)
+    };
+    for features in 0..8 {
+        let header = decode(features).unwrap();
+        let told = [header.backing_name.is_some(), header.need_check, header.backing_raw];
+        assert_eq!(told, [1, 2, 4].map(|feature| features & feature != 0), "{features}");
+    }
+    assert_eq!(decode(8).unwrap_err().detail, "the QED features 0x8");
 }

@@ -97,6 +97,11 @@ fn the_slot_that_came_closest_says_what_is_wrong() {
     let flaw = choose(&torn(1), &newer).unwrap_err();
     assert_eq!((flaw.violation, flaw.unsupported), (Violation::Version, true));
     assert_eq!(flaw.detail, "version 2");
+    let mut newest = newer.clone();
+    newest[8] = 3;
+    for (first, second, told) in [(&newer, &newest, "version 2"), (&newest, &newer, "version 3")] {
+        assert_eq!(choose(first, second).unwrap_err().detail, told, "the first of two that came as close");
+    }
 }
 
 #[test]

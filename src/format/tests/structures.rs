@@ -97,6 +97,7 @@ fn uuids_print_in_the_order_of_their_bytes() {
     let uuid: Uuid = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
     assert_eq!(uuid.0[..3], [0x00, 0x11, 0x22]);
     assert_eq!(uuid.to_string(), "00112233-4455-6677-8899-aabbccddeeff");
+    assert_eq!(format!("{uuid:?}"), uuid.to_string());
     assert!("nonsense".parse::<Uuid>().is_err());
     assert!(Uuid::NIL.is_nil() && !uuid.is_nil());
 }
