@@ -227,3 +227,6 @@ impl Allocation {
         Error::corrupt(self.file.name(), self.section.offset + sector * SECTOR_SIZE, Violation::SealedSector)
     }
 }
+
+#[cfg(test)]
+mod tests;

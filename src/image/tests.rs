@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::device::Request;
-use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Identity, Parent, ParentFormat, Section, SectionKind};
+use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Identity, Parent, ParentFormat};
 use crate::limits::MAX_SIZE;
 use crate::storage::{MemoryStorage, OsHost, ReadOnly};
+use crate::violation::Violation;
 
 /// Small deterministic random numbers (xorshift64*).
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -17,7 +18,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         if end == 0 { 0 } else { self.next() % end }
     }
 
@@ -355,67 +356,45 @@ fn an_image_whose_barrier_failed_says_so() {
     }
 }
 
-/// Runs of blocks over several pages, from and to anywhere, beside plain bits; some of the pages only in memory, some of the
-/// file's holes, one of them broken.
+/// A check names each sector that is broken, the first 64 of them, and what it means for the disk.
 #[test]
-fn runs_of_blocks_are_those_of_their_bits() {
-    let pages = 5;
-    let blocks = pages * BITS_PER_PAGE;
-    let (kind, required) = (SectionKind::Allocation, true);
-    let section = Section {
-        id: Uuid([3; 16]),
-        kind,
-        granularity_shift: 12,
-        required,
-        offset: 8192,
-        length: pages * 4096,
-        covered: 0,
+fn a_check_tells_what_is_broken_and_goes_on() {
+    let file = Arc::new(Failing::new());
+    let (unit, sectors) = (1 << 16, 80);
+    let size = (sectors - 1) * BITS_PER_SECTOR * unit + 3 * unit - 100;
+    let options = CreateOptions { virtual_size: size, allocation: true, granularity_shift: 16, ..Default::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+    assert!(!image.check().unwrap().unclean);
+    image.write_at(&vec![7; 4 << 16], unit).unwrap();
+    image.write_at(&[7; 300], size - 300).unwrap();
+    image.flush().unwrap();
+    let sound = CheckReport {
+        present_blocks: 5,
+        total_blocks: (sectors - 1) * BITS_PER_SECTOR + 3,
+        unclean: true,
+        ..CheckReport::default()
     };
-    let places = |random: &mut Random| {
-        let page = random.below(pages + 1) * BITS_PER_PAGE;
-        (page + random.below(3)).saturating_sub(random.below(3)).min(blocks)
+    assert_eq!(image.check().unwrap(), sound);
+    let section = image.header().allocation().unwrap().offset;
+    image.close().unwrap();
+
+    // All but the first sector, the last of which tells of three blocks.
+    file.write_at(&vec![1; ((sectors - 1) * 512) as usize], section + 512).unwrap();
+    let open = || Image::open(file.clone(), host(), &OpenOptions::default()).unwrap();
+    let report = open().check().unwrap();
+    let of_sector = |sector: u64| {
+        let bytes = |sector: u64| (sector * BITS_PER_SECTOR * unit).min(size);
+        let text = format!("bytes {} to {} of the disk cannot be read", bytes(sector), bytes(sector + 1));
+        Finding { at: section + sector * 512, violation: Violation::SealedSector, text }
     };
-    for seed in 1..40 {
-        let mut random = Random(seed);
-        let file = Arc::new(MemoryStorage::new("image"));
-        file.set_size(8192 + pages * 4096).unwrap();
-        let mut bits = vec![false; blocks as usize];
-        let mut allocation = alloc::Allocation::new(file.clone(), section.clone(), 0);
-        for saved in [true, false] {
-            for _ in 0..random.below(3) {
-                let (start, end) = (places(&mut random), places(&mut random));
-                allocation.set(start..end).unwrap();
-                bits[start.min(end) as usize..end as usize].fill(true);
-            }
-            if saved {
-                for (offset, page) in allocation.take_dirty() {
-                    file.write_at(&page[..], offset).unwrap();
-                }
-                allocation = alloc::Allocation::new(file.clone(), section.clone(), 0);
-            }
-        }
-        let broken = (seed % 2 == 0).then(|| random.below(pages * 8));
-        if let Some(sector) = broken {
-            for (offset, page) in allocation.take_dirty() {
-                file.write_at(&page[..], offset).unwrap();
-            }
-            file.write_at(&[1], 8192 + sector * 512).unwrap();
-            allocation = alloc::Allocation::new(file.clone(), section.clone(), 0);
-        }
-        let is_bad = |block: u64| broken == Some(block / BITS_PER_SECTOR);
-        for _ in 0..200 {
-            let (start, end) = (places(&mut random), places(&mut random));
-            let run = allocation.run(start, end);
-            if start < end && is_bad(start) {
-                assert!(run.unwrap_err().to_string().contains("image"), "{start}..{end}");
-                continue;
-            }
-            let differs = |at: &u64| is_bad(*at) || bits[*at as usize] != bits[start as usize];
-            let stop = (start..end).find(differs).unwrap_or(end.max(start));
-            let present = start < end && bits[start as usize];
-            assert_eq!(run.unwrap(), alloc::BlockRun { present, end: stop }, "{start}..{end}, seed {seed}");
-        }
-    }
+    assert_eq!((report.corruptions, report.present_blocks, report.unclean), (sectors - 1, 4, false));
+    assert!(report.findings.into_iter().eq((1..65).map(of_sector)));
+    file.write_at(&vec![0; ((sectors - 2) * 512) as usize], section + 512).unwrap();
+    assert_eq!(open().check().unwrap().findings, [of_sector(sectors - 1)]);
+
+    *file.unreadable.lock().unwrap() = section..section + 512;
+    assert!(matches!(open().check(), Err(Error::Io { .. })), "what cannot be read is no finding");
 }
 
 /// A call that cannot be, and words of what is said of it.
