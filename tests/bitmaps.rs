@@ -146,6 +146,7 @@ fn bitmaps_are_their_model() {
                 }
             }
             superset(&image, &models, &format!("seed {seed}, turn {turn}"));
+            ["0", "1"].iter().for_each(|name| runs_are_whole(&image, name, turn));
         }
     }
 }
@@ -160,6 +161,93 @@ fn superset(image: &Image, models: &[Model], when: &str) {
             }
         }
     }
+}
+
+/// A run ends where something else begins.
+fn runs_are_whole(image: &Image, name: &str, turn: u32) {
+    let (mut at, mut before) = (0, None);
+    while at < image.size() {
+        let (dirty, end) = image.bitmap_run(name, at, image.size()).unwrap();
+        assert!(at < end && before != Some(dirty), "turn {turn}: two runs of \"{name}\" meet at {at}");
+        (at, before) = (end, Some(dirty));
+    }
+}
+
+/// BMP-13: what is taken back has what was dirty before and since, and nothing else.
+#[test]
+fn a_bitmap_that_is_taken_back_is_exact() {
+    let host = host();
+    let disk = file("disk.lvd", 8 * MIB, &host);
+    let mut image = open(&disk, &host);
+    image.add_bitmap("daily", &small(12)).unwrap();
+    image.write_at(&[1; 512], 3 * 4096).unwrap();
+    image.write_at(&[1; 512], 8 * MIB - 512).unwrap();
+    image.freeze_bitmap("daily", None).unwrap();
+    image.write_at(&[1; 512], 4 * 4096).unwrap();
+    let dirty = [3 * 4096..5 * 4096, 8 * MIB - 4096..8 * MIB];
+    assert_eq!(image.dirty_stretches("daily").unwrap(), dirty);
+    assert_eq!(image.bitmap_run("daily", 3 * 4096, 8 * MIB).unwrap(), (true, 5 * 4096));
+    image.take_back_bitmap("daily").unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), dirty);
+    image.close().unwrap();
+    image = open(&disk, &host);
+    assert_eq!(image.dirty_stretches("daily").unwrap(), dirty);
+}
+
+/// INT-05: every ten seconds intents go that no write relied on since the last time, and what they spoke of is as exact
+/// after a crash as its bits.
+#[test]
+fn intents_are_cleared_once_they_are_old() {
+    let host = host();
+    let disk = file("disk.lvd", 2048 * MIB, &host);
+    let image = open(&disk, &host);
+    image.add_bitmap("daily", &small(16)).unwrap();
+    let after_crash = || open(&Arc::new(disk.copy("crashed")), &host).dirty_stretches("daily").unwrap();
+    let write = |at: u64, seconds: u64| {
+        image.write_at(&[1; 512], at).unwrap();
+        host.sleep(Duration::from_secs(seconds));
+        image.flush().unwrap();
+        let found = after_crash();
+        move |at: u64| found.contains(&(at..at + (1 << 16)))
+    };
+    host.sleep(Duration::from_secs(100));
+    let (early, late) = (0, 1024 * MIB);
+    assert!(!write(early, 0)(early), "intents are coarser than bits");
+    assert!(!write(late, 9)(early), "nine seconds after the last fold");
+    let exact = write(2000 * MIB, 1);
+    assert!(exact(early) && !exact(late), "ten seconds after it; a write has relied on the second one");
+    assert!(!write(1500 * MIB, 9)(late));
+    assert!(write(1800 * MIB, 1)(late));
+}
+
+/// What records nothing costs nothing: a write leaves all that belongs to bitmaps as it is.
+#[test]
+fn writes_note_nothing_in_a_bitmap_that_is_disabled() {
+    let host = host();
+    let disk = file("disk.lvd", 8 * MIB, &host);
+    let image = open(&disk, &host);
+    image.add_bitmap("daily", &small(12)).unwrap();
+    assert!(image.bitmap("daily").unwrap().records());
+    image.write_at(&[1; 512], 0).unwrap();
+    image.disable_bitmap("daily").unwrap();
+    assert!(!image.bitmap("daily").unwrap().records());
+    let sections = || {
+        let header = image.header();
+        let bytes = |range: Range<u64>| {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            disk.read_at(&mut bytes, range.start).unwrap();
+            bytes
+        };
+        header.sections.iter().map(|section| bytes(section.offset..section.offset + section.length)).collect::<Vec<_>>()
+    };
+    let before = sections();
+    assert!(before.len() > 1);
+    image.write_at(&[1; 512], 4 * MIB).unwrap();
+    host.sleep(Duration::from_secs(30));
+    image.flush().unwrap();
+    assert!(sections() == before);
+    image.close().unwrap();
+    assert!(sections() == before);
 }
 
 /// Without a death in between nothing else is dirty: a granule for a granule.
@@ -179,7 +267,6 @@ fn after_a_clean_end_a_bitmap_is_exact() {
     assert_eq!(dirty, [5 * 4096..7 * 4096, 7 * MIB..7 * MIB + 4096]);
 }
 
-/// A writer that knows nothing of bitmaps gives the disk a new epoch: they are stale, and say so; the disk runs.
 /// Intents that a crash has left are made bits page by page: those in memory there, the others in the file, some hundred at
 /// a time.
 #[test]
@@ -212,6 +299,7 @@ fn intents_become_bits_of_pages_nobody_asks_for() {
     assert!(bytes(&after) <= bytes(&before) + 3 * 4096, "{after:?} is more than {before:?}");
 }
 
+/// A writer that knows nothing of bitmaps gives the disk a new epoch: they are stale, and say so; the disk runs.
 #[test]
 fn a_writer_that_ignores_bitmaps_makes_them_stale() {
     let host = host();

@@ -257,11 +257,14 @@ struct Failing {
     unreadable: std::sync::Mutex<Range<u64>>,
     /// Whether barriers fail.
     unsafe_cache: std::sync::atomic::AtomicBool,
+    /// Whether it has a size that nobody chooses, and bytes that nobody knows.
+    fixed: bool,
 }
 
 impl Failing {
     fn new() -> Failing {
-        Failing { inner: MemoryStorage::new("image"), unreadable: Default::default(), unsafe_cache: Default::default() }
+        let inner = MemoryStorage::new("image");
+        Failing { inner, unreadable: Default::default(), unsafe_cache: Default::default(), fixed: false }
     }
 }
 
@@ -281,6 +284,9 @@ impl Storage for Failing {
     }
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.inner.write_at(data, offset)
+    }
+    fn zeros_when_new(&self) -> bool {
+        !self.fixed
     }
     fn sync(&self) -> Result<()> {
         let fails = self.unsafe_cache.load(std::sync::atomic::Ordering::Relaxed);
@@ -335,6 +341,39 @@ fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
     fail(0..0);
     image.read_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, [7; 4096]);
+}
+
+/// A device has to be as long as the image, and may be longer; a disk has to be one that a header and a bitmap can tell of.
+#[test]
+fn an_image_fits_its_device_and_the_limits_of_the_format() {
+    let device = Failing { fixed: true, ..Failing::new() };
+    let options = CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() };
+    let create = |options: &CreateOptions| Image::create(&device, &*host(), options);
+    device.set_size(2 << 20).unwrap();
+    create(&options).unwrap();
+    let header = Image::open(Arc::new(device.inner.copy("copy")), host(), &OpenOptions::default()).unwrap().header();
+    let end = header.data_offset + (1 << 20);
+    device.set_size(end).unwrap();
+    create(&options).unwrap();
+    device.set_size(end - 1).unwrap();
+    assert!(matches!(create(&options), Err(Error::NoSpace { .. })));
+
+    let file = MemoryStorage::new("image");
+    let with = |virtual_size, granularity_shift| {
+        let options = CreateOptions { virtual_size, granularity_shift, allocation: true, ..CreateOptions::default() };
+        Image::create(&file, &*host(), &options).map_err(|error| error.to_string())
+    };
+    let coarsest = *crate::limits::GRANULARITY_SHIFTS.end();
+    with(MAX_SIZE, coarsest).unwrap();
+    for (size, shift) in [(MAX_SIZE + 1, coarsest), (MAX_SIZE, coarsest + 1), (1 << 20, 0)] {
+        let said = with(size, shift).unwrap_err();
+        assert_eq!(said, format!("no image has {size} bytes in granules of 2^{shift}"));
+    }
+    let volume = MemoryStorage::new("volume");
+    volume.set_size(12345).unwrap();
+    Image::create_beside(&file, &volume, &*host()).unwrap();
+    let header = crate::format::choose(&file.contents()[..1 << 16], &[]).unwrap().header;
+    assert_eq!((header.virtual_size, header.host.unwrap().length), (12345, 12345));
 }
 
 /// ORD-06: after a barrier that failed nothing is written, and whoever asks is told why.

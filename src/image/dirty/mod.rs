@@ -359,3 +359,6 @@ fn run_of_ranges(ranges: &[Range<u64>], granule: u64, offset: u64, size: u64) ->
         None => (false, size),
     }
 }
+
+#[cfg(test)]
+mod tests;
