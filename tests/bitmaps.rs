@@ -198,19 +198,30 @@ fn a_bitmap_that_is_taken_back_is_exact() {
 /// after a crash as its bits.
 #[test]
 fn intents_are_cleared_once_they_are_old() {
-    let host = host();
-    let disk = file("disk.lvd", 2048 * MIB, &host);
-    let image = open(&disk, &host);
-    image.add_bitmap("daily", &small(16)).unwrap();
-    let after_crash = || open(&Arc::new(disk.copy("crashed")), &host).dirty_stretches("daily").unwrap();
+    for in_sidecar in [false, true] {
+        let beside = Beside::new(2048 * MIB);
+        let image = if in_sidecar { beside.open().unwrap() } else { open(&beside.disk, &beside.host) };
+        image.add_bitmap("daily", &small(16)).unwrap();
+        cleared_once_they_are_old(&beside, &image, in_sidecar);
+    }
+}
+
+fn cleared_once_they_are_old(beside: &Beside, image: &Image, in_sidecar: bool) {
+    let after_crash = || {
+        let files = [&beside.disk, &beside.bits].map(|file| Arc::new(file.copy("crashed")));
+        let [disk, bits] = files;
+        let crashed = Beside { host: beside.host.clone(), disk, bits };
+        let image = if in_sidecar { crashed.open().unwrap() } else { open(&crashed.disk, &crashed.host) };
+        image.dirty_stretches("daily").unwrap()
+    };
     let write = |at: u64, seconds: u64| {
         image.write_at(&[1; 512], at).unwrap();
-        host.sleep(Duration::from_secs(seconds));
+        beside.host.sleep(Duration::from_secs(seconds));
         image.flush().unwrap();
         let found = after_crash();
         move |at: u64| found.contains(&(at..at + (1 << 16)))
     };
-    host.sleep(Duration::from_secs(100));
+    beside.host.sleep(Duration::from_secs(100));
     let (early, late) = (0, 1024 * MIB);
     assert!(!write(early, 0)(early), "intents are coarser than bits");
     assert!(!write(late, 9)(early), "nine seconds after the last fold");
@@ -391,9 +402,9 @@ struct Beside {
 }
 
 impl Beside {
-    fn new() -> Beside {
+    fn new(size: u64) -> Beside {
         let host = host();
-        let disk = file("disk.lvd", MIB, &host);
+        let disk = file("disk.lvd", size, &host);
         let bits = Arc::new(MemoryStorage::new("disk.lvb"));
         Image::create_beside_image(&*bits, &open(&disk, &host)).unwrap();
         Beside { host, disk, bits }
@@ -411,7 +422,7 @@ impl Beside {
 /// What becomes of a sidecar whose image went other ways: written without it, put back, replaced.
 #[test]
 fn a_sidecar_notices_what_happened_to_its_image() {
-    let beside = Beside::new();
+    let beside = Beside::new(MIB);
     let image = beside.open().unwrap();
     image.add_bitmap("daily", &small(16)).unwrap();
     let old = beside.disk.copy("old.lvd");

@@ -1,7 +1,7 @@
 //! An image beside the naive model: a vector of bytes.
 
 use super::*;
-use crate::device::Request;
+use crate::device::{ExtentKind, Request};
 use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Identity, Parent, ParentFormat};
 use crate::limits::MAX_SIZE;
 use crate::storage::{MemoryStorage, OsHost, ReadOnly};
@@ -374,6 +374,72 @@ fn an_image_fits_its_device_and_the_limits_of_the_format() {
     Image::create_beside(&file, &volume, &*host()).unwrap();
     let header = crate::format::choose(&file.contents()[..1 << 16], &[]).unwrap().header;
     assert_eq!((header.virtual_size, header.host.unwrap().length), (12345, 12345));
+}
+
+/// What a file has a hole for is zeros, what it holds is data; who discards gives back whole pages, and the rest of the disk
+/// with them.
+#[test]
+fn extents_end_where_the_file_has_holes_and_discards_make_them() {
+    let size = (1 << 20) + 100;
+    for allocation in [false, true] {
+        let file = Arc::new(MemoryStorage::new("image"));
+        let options = CreateOptions { virtual_size: size, allocation, ..CreateOptions::default() };
+        Image::create(&*file, &*host(), &options).unwrap();
+        let image = open(&file, &None);
+        let extents = || {
+            let (mut at, mut found): (u64, Vec<(bool, u64)>) = (0, Vec::new());
+            while at < size {
+                let extent = image.extent(at, size).unwrap();
+                assert!(extent.range.start == at && extent.range.end > at && extent.range.end <= size, "{extent:?}");
+                at = extent.range.end;
+                let data = extent.kind == ExtentKind::Data;
+                found.pop_if(|before| before.0 == data);
+                found.push((data, at));
+            }
+            found
+        };
+        let content = || {
+            let mut bytes = vec![0; size as usize];
+            image.read_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        let (start, end) = (512 << 10, 768 << 10);
+        image.write_at(&vec![7; end - start], start as u64).unwrap();
+        image.write_at(&[8; 200], size - 200).unwrap();
+        let tail = size / 4096 * 4096 - 4096;
+        let (start, end) = (start as u64, end as u64);
+        assert_eq!(extents(), [(false, start), (true, end), (false, tail), (true, size)]);
+        image.discard(start + 1..end - 1).unwrap();
+        assert_eq!(
+            extents(),
+            [(false, start), (true, start + 4096), (false, end - 4096), (true, end), (false, tail), (true, size)]
+        );
+        assert!(
+            content()[start as usize..][..4096] == [7; 4096] && content()[end as usize - 4096..][..4096] == [7; 4096]
+        );
+        // Not to the end of the disk: part of a page.
+        image.discard(tail + 4096..size - 1).unwrap();
+        assert_eq!(content()[tail as usize + 4096..], [8; 100]);
+        image.discard(tail + 4096..size).unwrap();
+        assert_eq!(content()[tail as usize + 4096..], [0; 100]);
+        assert_eq!(content()[tail as usize + 3996..][..100], [8; 100]);
+        image.discard(start..start + 8).unwrap();
+        assert_eq!(extents()[..2], [(false, start), (true, start + 4096)]);
+    }
+}
+
+/// However far behind: zeroes go on in strides.
+#[test]
+fn zeroes_far_behind_the_first_stride_end() {
+    let file = Arc::new(MemoryStorage::new("image"));
+    let options = CreateOptions { virtual_size: 1 << 40, allocation: true, ..CreateOptions::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = open(&file, &None);
+    image.write_at(&[7; 512], 1 << 39).unwrap();
+    image.write_zeroes((1 << 39) - 5000..(1 << 39) + (1 << 30), true).unwrap();
+    let mut bytes = [1; 512];
+    image.read_at(&mut bytes, 1 << 39).unwrap();
+    assert_eq!(bytes, [0; 512]);
 }
 
 /// ORD-06: after a barrier that failed nothing is written, and whoever asks is told why.
