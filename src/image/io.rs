@@ -272,7 +272,7 @@ impl Image {
             Ok(bytes)
         };
         let head = fill(whole.start..range.start, range.start / layout.granule)?;
-        let tail = fill(range.end..whole.end, (range.end - 1) / layout.granule)?;
+        let tail = fill(range.end..whole.end, range.end / layout.granule)?;
         Ok((head, tail))
     }
 

@@ -45,31 +45,54 @@ fn open(file: &Arc<MemoryStorage>, below: &Option<Arc<dyn BlockDevice>>) -> Imag
     image
 }
 
+/// A complete image with this content, and holes where it has pages of zeros.
 fn complete(content: &[u8]) -> Image {
     let file = Arc::new(MemoryStorage::new("parent"));
     let options = CreateOptions { virtual_size: content.len() as u64, ..CreateOptions::default() };
     Image::create(&*file, &*host(), &options).unwrap();
     let image = open(&file, &None);
-    image.write_at(content, 0).unwrap();
+    for (page, at) in
+        content.chunks(4096).zip((0..).step_by(4096)).filter(|(page, _)| page.iter().any(|byte| *byte != 0))
+    {
+        image.write_at(page, at).unwrap();
+    }
     image.close().unwrap();
     image
 }
 
+/// An empty overlay of `size` bytes in blocks of 2^`shift`, and what is below it.
+fn overlay(parent: &Arc<Image>, size: u64, shift: u8) -> (Arc<MemoryStorage>, Option<Arc<dyn BlockDevice>>) {
+    let file = Arc::new(MemoryStorage::new("image"));
+    let link = Parent {
+        identity: Some(Identity { uuid: parent.uuid(), epoch: parent.epoch() }),
+        format: ParentFormat::Lvd,
+        visible_length: parent.size().min(size),
+        hint: "parent".into(),
+    };
+    let options =
+        CreateOptions { virtual_size: size, granularity_shift: shift, parent: Some(link), ..Default::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    (file, Some(parent.clone()))
+}
+
 impl Subject {
     fn new(random: &mut Random, size: u64, shift: u8, parent_size: Option<u64>) -> Subject {
-        let file = Arc::new(MemoryStorage::new("image"));
-        let content = random.bytes(parent_size.unwrap_or(0) as usize);
-        let parent = parent_size.map(|_| Arc::new(complete(&content)));
-        let link = parent.as_ref().map(|parent| Parent {
-            identity: Some(Identity { uuid: parent.uuid(), epoch: parent.epoch() }),
-            format: ParentFormat::Lvd,
-            visible_length: parent.size().min(size),
-            hint: "parent".into(),
-        });
-        let options =
-            CreateOptions { virtual_size: size, granularity_shift: shift, parent: link, ..Default::default() };
-        Image::create(&*file, &*host(), &options).unwrap();
-        let below = parent.map(|parent| parent as Arc<dyn BlockDevice>);
+        let mut content = random.bytes(parent_size.unwrap_or(0) as usize);
+        for _ in 0..random.below(6) {
+            let start = random.below(content.len() as u64) as usize;
+            let end = start + random.below(100_000) as usize;
+            let end = end.min(content.len());
+            content[start..end].fill(0);
+        }
+        let (file, below) = match parent_size {
+            Some(_) => overlay(&Arc::new(complete(&content)), size, shift),
+            None => {
+                let file = Arc::new(MemoryStorage::new("image"));
+                let options = CreateOptions { virtual_size: size, granularity_shift: shift, ..Default::default() };
+                Image::create(&*file, &*host(), &options).unwrap();
+                (file, None)
+            }
+        };
         let mut model = content;
         model.resize(size as usize, 0);
         Subject { image: open(&file, &below), file, below, model }
@@ -259,12 +282,22 @@ struct Failing {
     unsafe_cache: std::sync::atomic::AtomicBool,
     /// Whether it has a size that nobody chooses, and bytes that nobody knows.
     fixed: bool,
+    /// Up to where it shares with other files; and what it has shared.
+    shares: u64,
+    shared: std::sync::Mutex<Vec<Range<u64>>>,
 }
 
 impl Failing {
     fn new() -> Failing {
         let inner = MemoryStorage::new("image");
-        Failing { inner, unreadable: Default::default(), unsafe_cache: Default::default(), fixed: false }
+        Failing {
+            inner,
+            unreadable: Default::default(),
+            unsafe_cache: Default::default(),
+            fixed: false,
+            shares: 0,
+            shared: Default::default(),
+        }
     }
 }
 
@@ -284,6 +317,16 @@ impl Storage for Failing {
     }
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.inner.write_at(data, offset)
+    }
+    fn share(&self, offset: u64, from: &dyn Storage, range: Range<u64>) -> Result<bool> {
+        if range.end > self.shares {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        from.read_at(&mut bytes, range.start)?;
+        self.inner.write_at(&bytes, offset)?;
+        self.shared.lock().unwrap().push(range);
+        Ok(true)
     }
     fn zeros_when_new(&self) -> bool {
         !self.fixed
@@ -440,6 +483,90 @@ fn zeroes_far_behind_the_first_stride_end() {
     let mut bytes = [1; 512];
     image.read_at(&mut bytes, 1 << 39).unwrap();
     assert_eq!(bytes, [0; 512]);
+}
+
+/// What is filled is what was asked for, block by block; zeros become holes, and take no copy.
+#[test]
+fn a_fill_copies_what_it_has_to() {
+    let granule = 64 << 10;
+    let size = 12 * granule + 300;
+    // Data at the start of a block, inside of one, and a hole that begins and ends inside of blocks.
+    let mut content = vec![0; size as usize];
+    content[..3 * granule as usize + 500].fill(7);
+    content[10 * granule as usize + 8192..][..50].fill(8);
+    let parent = Arc::new(complete(&content));
+    let filled = |range: Range<u64>| {
+        let (file, below) = overlay(&parent, size, 16);
+        let image = open(&file, &below);
+        let copied = image.fill(range).unwrap();
+        let present = |block: &u64| image.local_run(block * granule, (block * granule + 1).min(size)).unwrap().0;
+        let mut bytes = vec![1; size as usize];
+        image.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes == content, "{copied} bytes copied");
+        let holes = |block: &u64| image.extent(block * granule, block * granule + 1).unwrap().kind == ExtentKind::Zero;
+        let (present, zeros): (Vec<u64>, Vec<u64>) =
+            ((0..13).filter(present).collect(), (0..13).filter(holes).collect());
+        let copied_whole = u64::from(present.contains(&10));
+        assert!(
+            zeros.into_iter().eq((4..13).filter(|block| *block != 10 * copied_whole)),
+            "zeros below are a hole here"
+        );
+        (present, copied / granule)
+    };
+    assert_eq!(filled(5 * granule + 10..5 * granule + 11), (vec![5], 0));
+    assert_eq!(filled(granule + 5..2 * granule), (vec![1], 1));
+    assert_eq!(filled(granule + 5..2 * granule + 1), (vec![1, 2], 2));
+    assert_eq!(filled(9 * granule..10 * granule + 1), (vec![9, 10], 1));
+    assert_eq!(filled(size - 1..size), (vec![12], 0));
+    assert_eq!(filled(0..size), ((0..13).collect(), 5));
+}
+
+/// Whole blocks of data are shared with the file below where the host can do that; what it cannot share is copied.
+#[test]
+fn a_fill_shares_what_it_can() {
+    let granule = 64 << 10;
+    let size = 8 * granule + 300;
+    let content: Vec<u8> =
+        (0..size).map(|at| if (2..3).contains(&(at / granule)) { 0 } else { (at / 512) as u8 | 1 }).collect();
+    let parent = Arc::new(complete(&content));
+    let (below, start) = parent.data_location();
+    let of = |range: Range<u64>| start + range.start..start + range.end;
+    let fill = |shares: u64| {
+        let (file, below) = overlay(&parent, size, 16);
+        let inner = file.copy("image");
+        let file = Arc::new(Failing { inner, shares: start + shares, ..Failing::new() });
+        let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+        image.set_below(below);
+        image.write_at(&content[5 * granule as usize..][..512], 5 * granule).unwrap();
+        let copied = image.fill(0..size).unwrap();
+        let mut bytes = vec![1; size as usize];
+        image.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes == content && image.local_run(0, size).unwrap() == (true, size));
+        (copied, file.shared.lock().unwrap().clone())
+    };
+    assert!(below.size().unwrap() >= start + size);
+    let all = [of(0..2 * granule), of(3 * granule..5 * granule), of(6 * granule..size)];
+    assert_eq!(fill(u64::MAX / 2), (0, all.to_vec()));
+    assert_eq!(fill(size - 1), (2 * granule + 300, all[..2].to_vec()));
+    assert_eq!(fill(0).1, []);
+}
+
+/// ALC-05: past what is seen of the parent there are zeros, and an overlay needs no block to say so.
+#[test]
+fn zeroes_past_the_parent_take_no_block() {
+    let parent = Arc::new(complete(&[7; 3 * 4096]));
+    let (file, below) = overlay(&parent, 8 * 4096, 12);
+    let image = open(&file, &below);
+    image.write_zeroes(3 * 4096..8 * 4096, true).unwrap();
+    assert_eq!(image.local_run(0, 8 * 4096).unwrap(), (false, 8 * 4096));
+    image.write_zeroes(2 * 4096 + 100..8 * 4096 - 1, false).unwrap();
+    assert_eq!(image.local_run(0, 8 * 4096).unwrap(), (false, 2 * 4096));
+    // One byte is left of the first of the blocks that are absent; the next one is present.
+    image.write_at(&[9; 4095], 4096).unwrap();
+    let mut bytes = [0; 3 * 4096];
+    image.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes[..4096] == [7; 4096] && bytes[4096..8191] == [9; 4095] && bytes[8191..8292] == [7; 101]);
+    assert!(bytes[8292..] == [0; 3996]);
 }
 
 /// ORD-06: after a barrier that failed nothing is written, and whoever asks is told why.
