@@ -561,6 +561,7 @@ fn zeroes_past_the_parent_take_no_block() {
     assert_eq!(image.local_run(0, 8 * 4096).unwrap(), (false, 8 * 4096));
     image.write_zeroes(2 * 4096 + 100..8 * 4096 - 1, false).unwrap();
     assert_eq!(image.local_run(0, 8 * 4096).unwrap(), (false, 2 * 4096));
+    assert_eq!([0, 2 * 4096].map(|at| image.extent(at, at + 1).unwrap().depth), [1, 0]);
     // One byte is left of the first of the blocks that are absent; the next one is present.
     image.write_at(&[9; 4095], 4096).unwrap();
     let mut bytes = [0; 3 * 4096];
@@ -730,7 +731,14 @@ fn a_sidecar_takes_no_name_that_the_image_has_and_no_volume_that_is_too_short() 
     let image = open(&file, &None);
     Image::create_beside_image(&*beside, &image).unwrap();
     let write = OpenOptions { write: true, ..OpenOptions::default() };
-    let sidecar = Arc::new(Image::open_beside(beside, &image, host(), &write).unwrap());
+    let sidecar = Arc::new(Image::open_beside(beside.clone(), &image, host(), &write).unwrap());
+    let other = Arc::new(MemoryStorage::new("other.lvd"));
+    Image::create(&*other, &*host(), &options).unwrap();
+    let unfit = open(&other, &None).attach(sidecar.clone()).unwrap_err().to_string();
+    assert_eq!(unfit, "disk.lvb: not opened as a sidecar of other.lvd");
+    let reading = Image::open_beside(beside.clone(), &image, host(), &OpenOptions::default()).unwrap();
+    let unfit = image.attach(Arc::new(reading)).unwrap_err().to_string();
+    assert_eq!(unfit, "disk.lvb: not opened as a sidecar of disk.lvd", "its bitmaps would miss what is written");
     image.attach(sidecar.clone()).unwrap();
     image.add_bitmap("daily", &NewBitmap::default()).unwrap();
     assert!(sidecar.bitmap("daily").is_ok(), "new bitmaps go beside");
@@ -745,4 +753,10 @@ fn a_sidecar_takes_no_name_that_the_image_has_and_no_volume_that_is_too_short() 
     volume.set_size(99_999).unwrap();
     let short = Image::create_sidecar(&sidecar, &volume, &*host(), &options).unwrap_err().to_string();
     assert!(short.contains("volume.raw: shorter than the disk"), "{short}");
+    volume.set_size(100_000).unwrap();
+    Image::create_sidecar(&sidecar, &volume, &*host(), &options).unwrap();
+    let (sidecar, volume) = (Arc::new(sidecar), Arc::new(ReadOnly(volume)));
+    Image::open_sidecar(sidecar.clone(), volume.clone(), host(), &OpenOptions::default()).unwrap();
+    let refused = Image::open_sidecar(sidecar, volume, host(), &write).unwrap_err().to_string();
+    assert_eq!(refused, "volume.lvb: the file is read-only");
 }
