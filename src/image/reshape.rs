@@ -311,3 +311,6 @@ fn needed_length(section: &Section, size: u64) -> u64 {
         _ => section.length,
     }
 }
+
+#[cfg(test)]
+mod tests;

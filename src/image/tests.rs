@@ -38,7 +38,7 @@ fn host() -> Arc<OsHost> {
     Arc::new(OsHost::default())
 }
 
-fn open(file: &Arc<MemoryStorage>, below: &Option<Arc<dyn BlockDevice>>) -> Image {
+pub(super) fn open(file: &Arc<MemoryStorage>, below: &Option<Arc<dyn BlockDevice>>) -> Image {
     let options = OpenOptions { write: true, cache_bytes: 0, ..OpenOptions::default() };
     let image = Image::open(file.clone(), host(), &options).unwrap();
     image.set_below(below.clone());
@@ -46,7 +46,7 @@ fn open(file: &Arc<MemoryStorage>, below: &Option<Arc<dyn BlockDevice>>) -> Imag
 }
 
 /// A complete image with this content, and holes where it has pages of zeros.
-fn complete(content: &[u8]) -> Image {
+pub(super) fn complete(content: &[u8]) -> Image {
     let file = Arc::new(MemoryStorage::new("parent"));
     let options = CreateOptions { virtual_size: content.len() as u64, ..CreateOptions::default() };
     Image::create(&*file, &*host(), &options).unwrap();
@@ -61,7 +61,7 @@ fn complete(content: &[u8]) -> Image {
 }
 
 /// An empty overlay of `size` bytes in blocks of 2^`shift`, and what is below it.
-fn overlay(parent: &Arc<Image>, size: u64, shift: u8) -> (Arc<MemoryStorage>, Option<Arc<dyn BlockDevice>>) {
+pub(super) fn overlay(parent: &Arc<Image>, size: u64, shift: u8) -> (Arc<MemoryStorage>, Option<Arc<dyn BlockDevice>>) {
     let file = Arc::new(MemoryStorage::new("image"));
     let link = Parent {
         identity: Some(Identity { uuid: parent.uuid(), epoch: parent.epoch() }),

@@ -1,0 +1,113 @@
+//! Disks that change their size, beside what was written to them.
+
+use crate::device::BlockDevice;
+use crate::image::tests::{Random, complete, open, overlay};
+use crate::image::{CreateOptions, Image, NewBitmap};
+use crate::limits::PAGE_SIZE;
+use crate::storage::{MemoryStorage, OsHost};
+use crate::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+
+const CHUNK: u64 = 4096;
+
+/// A disk, and each chunk of it that is not zeros: the byte that fills it, and up to where.
+struct Subject {
+    file: Arc<MemoryStorage>,
+    below: Option<Arc<dyn BlockDevice>>,
+    image: Image,
+    chunks: BTreeMap<u64, (u8, u64)>,
+    /// By their names: chunks that were written since, and how many chunks the disk had all along.
+    bitmaps: Vec<(String, BTreeSet<u64>, u64)>,
+}
+
+impl Subject {
+    fn new(random: &mut Random, size: u64) -> Subject {
+        let mut chunks = BTreeMap::new();
+        let (file, below) = if random.below(2) == 0 {
+            let seen = 100.min(size / CHUNK);
+            chunks.extend((0..seen).map(|chunk| (chunk, (7, CHUNK))));
+            overlay(&Arc::new(complete(&vec![7; (seen * CHUNK) as usize])), size, 12)
+        } else {
+            let file = Arc::new(MemoryStorage::new("image"));
+            let allocation = random.below(2) == 0;
+            let options = CreateOptions { virtual_size: size, allocation, ..CreateOptions::default() };
+            Image::create(&*file, &OsHost::default(), &options).unwrap();
+            (file, None)
+        };
+        Subject { image: open(&file, &below), file, below, chunks, bitmaps: Vec::new() }
+    }
+
+    fn step(&mut self, random: &mut Random) {
+        let size = self.image.size();
+        match random.below(12) {
+            0..6 => {
+                let chunk = random.below(size / CHUNK);
+                let value = random.below(255) as u8 + 1;
+                self.image.write_at(&[value; CHUNK as usize], chunk * CHUNK).unwrap();
+                self.chunks.insert(chunk, (value, CHUNK));
+                for (_, written, _) in &mut self.bitmaps {
+                    written.insert(chunk);
+                }
+            }
+            6 if self.bitmaps.len() < 3 => {
+                let name = format!("since {}", self.bitmaps.len());
+                let fine = NewBitmap { granularity_shift: 12, ..NewBitmap::default() };
+                self.image.add_bitmap(&name, &fine).unwrap();
+                self.bitmaps.push((name, BTreeSet::new(), size / CHUNK));
+            }
+            7 => {
+                self.image.close().unwrap();
+                self.image = open(&self.file, &self.below);
+            }
+            _ => {
+                let size = [1, 20, 130, 300, 700][random.below(5) as usize] << 20;
+                self.resize(size + random.below(3) * 512 + random.below(100) * PAGE_SIZE);
+            }
+        }
+    }
+
+    fn resize(&mut self, size: u64) {
+        self.image.resize(size).unwrap();
+        assert_eq!(self.image.size(), size);
+        self.chunks.retain(|chunk, (_, length)| {
+            *length = (*length).min(size.saturating_sub(chunk * CHUNK));
+            *length > 0
+        });
+        for (_, written, least) in &mut self.bitmaps {
+            written.retain(|chunk| chunk * CHUNK < size);
+            *least = (size / CHUNK).min(*least);
+        }
+    }
+
+    fn check(&self, random: &mut Random) {
+        let size = self.image.size();
+        let some: Vec<u64> = (0..50).map(|_| random.below(size / CHUNK)).collect();
+        for chunk in self.chunks.keys().chain(&some) {
+            let mut bytes = vec![0; CHUNK.min(size - chunk * CHUNK) as usize];
+            self.image.read_at(&mut bytes, chunk * CHUNK).unwrap();
+            let (value, length) = self.chunks.get(chunk).copied().unwrap_or_default();
+            let (held, rest) = bytes.split_at(length as usize);
+            assert!(held.iter().all(|byte| *byte == value) && rest.iter().all(|byte| *byte == 0), "chunk {chunk}");
+        }
+        for (name, written, least) in &self.bitmaps {
+            let dirty = |chunk: u64| self.image.bitmap_run(name, chunk * CHUNK, chunk * CHUNK + 1).unwrap().0;
+            assert!(written.iter().all(|chunk| dirty(*chunk)), "\"{name}\" has missed a write");
+            let clean = |chunk: &&u64| **chunk < *least && !written.contains(chunk);
+            assert!(!some.iter().filter(clean).any(|chunk| dirty(*chunk)), "\"{name}\" has dirty what nobody wrote");
+        }
+        let report = self.image.check().unwrap();
+        assert!(report.findings.is_empty(), "{report:?}");
+    }
+}
+
+#[test]
+fn disks_that_change_their_size_keep_what_they_hold() {
+    for seed in 1..80 {
+        let mut random = Random(seed);
+        let mut subject = Subject::new(&mut random, 1 << 20);
+        for _ in 0..30 {
+            subject.step(&mut random);
+            subject.check(&mut random);
+        }
+    }
+}
