@@ -231,6 +231,32 @@ fn cleared_once_they_are_old(beside: &Beside, image: &Image, in_sidecar: bool) {
     assert!(write(1800 * MIB, 1)(late));
 }
 
+/// Intents are as fine as few of them can be: a crash then has little dirty that was not written.
+#[test]
+fn regions_of_intents_grow_with_the_disk() {
+    let gib = 1024 * MIB;
+    let cases = [
+        (MIB, 16),
+        (256 * MIB, 16),
+        (256 * MIB + 512, 17),
+        (64 * gib, 24),
+        (64 * gib + 512, 24),
+        (1024 * gib, 24),
+        (1024 * gib + 512, 25),
+    ];
+    for (size, shift) in cases {
+        let host = host();
+        let image = open(&file("disk.lvd", size, &host), &host);
+        image.add_bitmap("daily", &small(16)).unwrap();
+        let intents = *image.header().intents().expect("a section of intents");
+        assert_eq!((intents.granularity_shift, intents.covered), (shift, size));
+        image.resize(size + MIB).unwrap();
+        assert_eq!(image.header().intents().unwrap().covered, size);
+        image.add_bitmap("weekly", &small(16)).unwrap();
+        assert_eq!(image.header().intents().unwrap().covered, size + MIB, "they reach as far as its bitmaps do");
+    }
+}
+
 /// What records nothing costs nothing: a write leaves all that belongs to bitmaps as it is.
 #[test]
 fn writes_note_nothing_in_a_bitmap_that_is_disabled() {
@@ -310,6 +336,14 @@ fn intents_become_bits_of_pages_nobody_asks_for() {
     assert!(bytes(&after) <= bytes(&before) + 3 * 4096, "{after:?} is more than {before:?}");
 }
 
+fn written_by_one_that_knows_none(disk: &Arc<MemoryStorage>, host: &Arc<SimHost>) {
+    without_step(Step::CarryBitmaps, || {
+        let image = open(disk, host);
+        image.write_at(&[1; 512], 0).unwrap();
+        image.close().unwrap();
+    });
+}
+
 /// A writer that knows nothing of bitmaps gives the disk a new epoch: they are stale, and say so; the disk runs.
 #[test]
 fn a_writer_that_ignores_bitmaps_makes_them_stale() {
@@ -319,11 +353,7 @@ fn a_writer_that_ignores_bitmaps_makes_them_stale() {
     image.add_bitmap("daily", &small(16)).unwrap();
     image.close().unwrap();
     drop(image);
-    without_step(Step::CarryBitmaps, || {
-        let image = open(&disk, &host);
-        image.write_at(&[1; 512], 0).unwrap();
-        image.close().unwrap();
-    });
+    written_by_one_that_knows_none(&disk, &host);
     let image = open(&disk, &host);
     assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Stale);
     assert_eq!(image.dirty_stretches("daily").unwrap(), [0..MIB]);
@@ -465,6 +495,153 @@ fn a_sidecar_notices_what_happened_to_its_image() {
     let error = other.open().unwrap_err();
     assert_eq!(error.violation(), Some(Violation::SidecarOfImage));
     assert!(error.to_string().contains("disk.lvb"), "{error}");
+}
+
+/// A verb on a bitmap beside an image speaks of what the image holds then, whether or not anything is written after it.
+#[test]
+fn a_stale_bitmap_in_a_sidecar_is_valid_once_it_is_cleared() {
+    let beside = Beside::new(MIB);
+    let image = beside.open().unwrap();
+    image.add_bitmap("daily", &small(16)).unwrap();
+    image.close().unwrap();
+    drop(image);
+    let image = open(&beside.disk, &beside.host);
+    image.write_at(&[3; 512], 0).unwrap();
+    image.close().unwrap();
+    drop(image);
+    let image = beside.open().unwrap();
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Stale);
+    image.clear_bitmap("daily", None).unwrap();
+    image.close().unwrap();
+    drop(image);
+    let image = beside.open().unwrap();
+    assert_eq!(image.bitmap("daily").unwrap().trust, Trust::Valid);
+    assert_eq!(image.dirty_stretches("daily").unwrap(), []);
+}
+
+/// A bitmap tells from a point: which one it is, is the freeze's business alone.
+#[test]
+fn points_follow_the_bits() {
+    let host = host();
+    let image = open(&file("disk.lvd", MIB, &host), &host);
+    let first = image.add_bitmap("daily", &small(12)).unwrap();
+    image.add_bitmap("weekly", &small(16)).unwrap();
+    let weekly = image.bitmap("weekly").unwrap();
+    let since = || image.bitmap("daily").unwrap().since;
+    let second = image.freeze_bitmap("daily", None).unwrap();
+    assert_eq!(since(), first, "what is frozen tells of what was");
+    image.take_back_bitmap("daily").unwrap();
+    assert_eq!(since(), first);
+    let third = image.freeze_bitmap("daily", None).unwrap();
+    image.hand_over_bitmap("daily").unwrap();
+    assert_eq!(since(), third);
+    let given = Uuid([7; 16]);
+    assert_eq!(image.freeze_bitmap("daily", Some(given)).unwrap(), given);
+    image.hand_over_bitmap("daily").unwrap();
+    assert_eq!(since(), given);
+    assert_eq!(image.clear_bitmap("daily", Some(first)).unwrap(), first);
+    assert_eq!(since(), first);
+    assert!(second != first && third != second && second != given);
+    assert_eq!(image.bitmap("weekly").unwrap(), weekly, "the other one has no part in it");
+}
+
+/// Bits that are put back replace those there are, in a bitmap that goes on as it was.
+#[test]
+fn a_bitmap_gets_back_the_bits_it_had() {
+    let host = host();
+    let image = open(&file("disk.lvd", MIB, &host), &host);
+    image.add_bitmap("weekly", &small(16)).unwrap();
+    image.add_bitmap("daily", &small(12)).unwrap();
+    image.write_at(&[1; 512], 0).unwrap();
+    let before = [image.bitmap("daily").unwrap(), image.bitmap("weekly").unwrap()];
+    let sections = image.header().sections.len();
+    image.restore_bitmap("daily", &[8192..12288, 65536..65537]).unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [8192..12288, 65536..69632]);
+    assert_eq!(image.dirty_stretches("weekly").unwrap(), [0..65536]);
+    assert_eq!([image.bitmap("daily").unwrap(), image.bitmap("weekly").unwrap()], before);
+    assert_eq!(image.header().sections.len(), sections);
+    image.write_at(&[1; 512], 4096).unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [4096..12288, 65536..69632]);
+}
+
+/// What is removed gives its space back, and leaves the others alone.
+#[test]
+fn a_bitmap_that_is_removed_leaves_a_hole() {
+    let host = host();
+    let disk = file("disk.lvd", MIB, &host);
+    let image = open(&disk, &host);
+    image.add_bitmap("daily", &small(12)).unwrap();
+    let section = |name: &str| {
+        let header = image.header();
+        let bitmap = header.bitmaps.iter().find(|bitmap| bitmap.name == name).unwrap().clone();
+        *header.sections.iter().find(|section| section.id == bitmap.section).unwrap()
+    };
+    let gone = section("daily");
+    image.add_bitmap("weekly", &small(16)).unwrap();
+    image.write_at(&[1; 512], 4096).unwrap();
+    image.flush().unwrap();
+    image.close().unwrap();
+    let kept = section("weekly");
+    let hole = |offset: u64, length: u64| disk.next_data(offset..offset + length).unwrap().is_none();
+    assert!(!hole(gone.offset, gone.length) && !hole(kept.offset, kept.length));
+    image.remove_bitmap("daily").unwrap();
+    assert!(hole(gone.offset, gone.length) && !hole(kept.offset, kept.length));
+    assert_eq!(section("weekly"), kept);
+    assert_eq!(image.dirty_stretches("weekly").unwrap(), [0..65536]);
+    assert_eq!(image.header().sections.len(), 2, "its own, and that of intents");
+}
+
+/// Why a bitmap is not turned on, off or frozen, in a line that says what to do.
+#[test]
+fn a_bitmap_that_cannot_be_turned_says_why() {
+    let host = host();
+    let disk = file("disk.lvd", MIB, &host);
+    let image = open(&disk, &host);
+    for name in ["resting", "missed", "stale"] {
+        image.add_bitmap(name, &small(16)).unwrap();
+    }
+    ["resting", "missed"].iter().for_each(|name| image.disable_bitmap(name).unwrap());
+    let told = |result: lvd::Result<Uuid>| result.unwrap_err().to_string();
+    assert_eq!(told(image.freeze_bitmap("resting", None)), "disk.lvd: the bitmap \"resting\" does not record");
+    image.clear_bitmap("resting", None).unwrap();
+    image.enable_bitmap("resting").unwrap();
+    image.write_at(&[1; 512], 0).unwrap();
+    image.close().unwrap();
+    let why = |result: lvd::Result<()>| result.unwrap_err().to_string();
+    let missed = "disk.lvd: the bitmap \"missed\" has missed writes: clear or remove it";
+    assert_eq!(why(image.enable_bitmap("missed")), missed);
+    drop(image);
+    written_by_one_that_knows_none(&disk, &host);
+    let image = open(&disk, &host);
+    let stale = "disk.lvd: the bitmap \"stale\" is stale: clear or remove it";
+    assert_eq!(why(image.disable_bitmap("stale")), stale);
+    assert_eq!(told(image.freeze_bitmap("stale", None)), "disk.lvd: the bitmap \"stale\" does not record");
+}
+
+/// A bitmap of an image that goes on in another one is the same there: its granules, its point, its bits. What tells of a
+/// mirror's target stays.
+#[test]
+fn bitmaps_are_taken_over_as_they_are() {
+    let host = host();
+    let from = open(&file("from.lvd", MIB, &host), &host);
+    let to = open(&file("to.lvd", MIB, &host), &host);
+    for (name, shift, sync) in [("daily", 12, false), ("weekly", 18, false), ("mirror", 16, true)] {
+        from.add_bitmap(name, &NewBitmap { sync, ..small(shift) }).unwrap();
+    }
+    from.write_at(&[1; 512], 300 * 1024).unwrap();
+    to.add_bitmap("weekly", &small(12)).unwrap();
+    to.add_bitmap("own", &small(12)).unwrap();
+    let all = from.bitmaps();
+    to.take_over_bitmaps(&from, &all).unwrap();
+    for name in ["daily", "weekly"] {
+        assert_eq!(to.bitmap(name).unwrap(), from.bitmap(name).unwrap());
+        assert_eq!(to.dirty_stretches(name).unwrap(), from.dirty_stretches(name).unwrap());
+    }
+    assert!(to.bitmap("mirror").is_err() && to.bitmap("own").is_ok());
+    let some = [from.bitmap("daily").unwrap()];
+    from.rest_below_overlay(&some).unwrap();
+    let states = ["daily", "weekly", "mirror"].map(|name| from.bitmap(name).unwrap().state);
+    assert_eq!(states, [BitmapState::Disabled, BitmapState::Recording, BitmapState::Recording]);
 }
 
 /// What is broken in a bitmap never keeps the disk from opening, and is told in a line.

@@ -139,3 +139,6 @@ pub(crate) fn check_place(name: &str, header: &Header, write: bool, given: Optio
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

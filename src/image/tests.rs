@@ -5,6 +5,7 @@ use crate::device::{ExtentKind, Request};
 use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Identity, Parent, ParentFormat};
 use crate::limits::MAX_SIZE;
 use crate::storage::{MemoryStorage, OsHost, ReadOnly};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use crate::violation::Violation;
 
 /// Small deterministic random numbers (xorshift64*).
@@ -273,35 +274,41 @@ fn threads_that_share_blocks_lose_nothing() {
     }
 }
 
-/// A device that cannot read some of its sectors.
+/// A device that fails as it is told to, and of which it is known what was asked.
 #[derive(Debug)]
-struct Failing {
-    inner: MemoryStorage,
-    unreadable: std::sync::Mutex<Range<u64>>,
+pub(super) struct Device {
+    pub(super) inner: MemoryStorage,
+    pub(super) unreadable: Mutex<Range<u64>>,
     /// Whether barriers fail.
-    unsafe_cache: std::sync::atomic::AtomicBool,
+    pub(super) unsafe_cache: AtomicBool,
     /// Whether it has a size that nobody chooses, and bytes that nobody knows.
-    fixed: bool,
+    pub(super) fixed: bool,
     /// Up to where it shares with other files; and what it has shared.
-    shares: u64,
-    shared: std::sync::Mutex<Vec<Range<u64>>>,
+    pub(super) shares: u64,
+    pub(super) shared: Mutex<Vec<Range<u64>>>,
+    pub(super) reads: AtomicU64,
+    pub(super) writes: AtomicU64,
+    /// What it was asked to fetch.
+    pub(super) wanted: Mutex<Vec<Range<u64>>>,
 }
 
-impl Failing {
-    fn new() -> Failing {
-        let inner = MemoryStorage::new("image");
-        Failing {
-            inner,
-            unreadable: Default::default(),
-            unsafe_cache: Default::default(),
+impl Device {
+    pub(super) fn new() -> Device {
+        Device {
+            inner: MemoryStorage::new("image"),
+            unreadable: Mutex::default(),
+            unsafe_cache: AtomicBool::new(false),
             fixed: false,
             shares: 0,
-            shared: Default::default(),
+            shared: Mutex::default(),
+            reads: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            wanted: Mutex::default(),
         }
     }
 }
 
-impl Storage for Failing {
+impl Storage for Device {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -309,13 +316,18 @@ impl Storage for Failing {
         self.inner.size()
     }
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let bad = self.unreadable.lock().unwrap().clone();
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let bad = lock(&self.unreadable).clone();
         if offset < bad.end && bad.start < offset + buffer.len() as u64 {
             return Err(Error::io(self.name(), "cannot read", std::io::Error::from_raw_os_error(5)));
         }
         self.inner.read_at(buffer, offset)
     }
+    fn will_need(&self, range: Range<u64>) {
+        lock(&self.wanted).push(range);
+    }
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         self.inner.write_at(data, offset)
     }
     fn share(&self, offset: u64, from: &dyn Storage, range: Range<u64>) -> Result<bool> {
@@ -325,19 +337,20 @@ impl Storage for Failing {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         from.read_at(&mut bytes, range.start)?;
         self.inner.write_at(&bytes, offset)?;
-        self.shared.lock().unwrap().push(range);
+        lock(&self.shared).push(range);
         Ok(true)
     }
     fn zeros_when_new(&self) -> bool {
         !self.fixed
     }
     fn sync(&self) -> Result<()> {
-        let fails = self.unsafe_cache.load(std::sync::atomic::Ordering::Relaxed);
-        let failure = || Error::io(self.name(), "cannot flush", std::io::Error::from_raw_os_error(5));
-        if fails { Err(failure()) } else { Ok(()) }
+        if self.unsafe_cache.load(Ordering::Relaxed) {
+            return Err(Error::io(self.name(), "cannot flush", std::io::Error::from_raw_os_error(5)));
+        }
+        self.inner.sync()
     }
     fn sync_directory(&self) -> Result<()> {
-        Ok(())
+        self.inner.sync_directory()
     }
     fn set_size(&self, size: u64) -> Result<()> {
         self.inner.set_size(size)
@@ -348,8 +361,11 @@ impl Storage for Failing {
     fn write_zeroes(&self, range: Range<u64>) -> Result<()> {
         self.inner.write_zeroes(range)
     }
-    fn lock(&self, _mode: crate::storage::LockMode) -> Result<()> {
-        Ok(())
+    fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+        self.inner.next_data(range)
+    }
+    fn lock(&self, mode: crate::storage::LockMode) -> Result<()> {
+        self.inner.lock(mode)
     }
 }
 
@@ -357,7 +373,7 @@ impl Storage for Failing {
 #[test]
 fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
     let size = 2 * BITS_PER_PAGE * 4096;
-    let file = Arc::new(Failing::new());
+    let file = Arc::new(Device::new());
     let options = CreateOptions { virtual_size: size, allocation: true, ..Default::default() };
     Image::create(&*file, &*host(), &options).unwrap();
     let open = || Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() });
@@ -365,7 +381,7 @@ fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
     image.write_at(&[7; 4096], 0).unwrap();
     image.write_at(&[8; 4096], size - 4096).unwrap();
     image.close().unwrap();
-    let fail = |range: Range<u64>| *file.unreadable.lock().unwrap() = range;
+    let fail = |range: Range<u64>| *lock(&file.unreadable) = range;
     for slot in [0, crate::limits::SLOT_SIZE] {
         fail(slot + 512..slot + 1024);
         assert!(matches!(open(), Err(Error::Io { .. })), "slot at {slot}");
@@ -389,7 +405,7 @@ fn what_the_host_cannot_read_is_its_error_and_no_conclusion() {
 /// A device has to be as long as the image, and may be longer; a disk has to be one that a header and a bitmap can tell of.
 #[test]
 fn an_image_fits_its_device_and_the_limits_of_the_format() {
-    let device = Failing { fixed: true, ..Failing::new() };
+    let device = Device { fixed: true, ..Device::new() };
     let options = CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() };
     let create = |options: &CreateOptions| Image::create(&device, &*host(), options);
     device.set_size(2 << 20).unwrap();
@@ -534,7 +550,7 @@ fn a_fill_shares_what_it_can() {
     let fill = |shares: u64| {
         let (file, below) = overlay(&parent, size, 16);
         let inner = file.copy("image");
-        let file = Arc::new(Failing { inner, shares: start + shares, ..Failing::new() });
+        let file = Arc::new(Device { inner, shares: start + shares, ..Device::new() });
         let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
         image.set_below(below);
         image.write_at(&content[5 * granule as usize..][..512], 5 * granule).unwrap();
@@ -542,7 +558,7 @@ fn a_fill_shares_what_it_can() {
         let mut bytes = vec![1; size as usize];
         image.read_at(&mut bytes, 0).unwrap();
         assert!(bytes == content && image.local_run(0, size).unwrap() == (true, size));
-        (copied, file.shared.lock().unwrap().clone())
+        (copied, lock(&file.shared).clone())
     };
     assert!(below.size().unwrap() >= start + size);
     let all = [of(0..2 * granule), of(3 * granule..5 * granule), of(6 * granule..size)];
@@ -573,15 +589,15 @@ fn zeroes_past_the_parent_take_no_block() {
 /// ORD-06: after a barrier that failed nothing is written, and whoever asks is told why.
 #[test]
 fn an_image_whose_barrier_failed_says_so() {
-    let file = Arc::new(Failing::new());
+    let file = Arc::new(Device::new());
     let options = CreateOptions { virtual_size: 1 << 20, allocation: true, ..Default::default() };
     Image::create(&*file, &*host(), &options).unwrap();
     let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
     image.write_at(&[7; 4096], 0).unwrap();
     assert_eq!(image.poisoned(), None);
-    file.unsafe_cache.store(true, std::sync::atomic::Ordering::Relaxed);
+    file.unsafe_cache.store(true, Ordering::Relaxed);
     image.flush().unwrap_err();
-    file.unsafe_cache.store(false, std::sync::atomic::Ordering::Relaxed);
+    file.unsafe_cache.store(false, Ordering::Relaxed);
     let reason = image.poisoned().expect("a reason");
     assert!(reason.contains("image: cannot flush"), "{reason}");
     for refused in [image.write_at(&[7; 4096], 0), image.flush(), image.close()] {
@@ -592,7 +608,7 @@ fn an_image_whose_barrier_failed_says_so() {
 /// A check names each sector that is broken, the first 64 of them, and what it means for the disk.
 #[test]
 fn a_check_tells_what_is_broken_and_goes_on() {
-    let file = Arc::new(Failing::new());
+    let file = Arc::new(Device::new());
     let (unit, sectors) = (1 << 16, 80);
     let size = (sectors - 1) * BITS_PER_SECTOR * unit + 3 * unit - 100;
     let options = CreateOptions { virtual_size: size, allocation: true, granularity_shift: 16, ..Default::default() };
@@ -626,7 +642,7 @@ fn a_check_tells_what_is_broken_and_goes_on() {
     file.write_at(&vec![0; ((sectors - 2) * 512) as usize], section + 512).unwrap();
     assert_eq!(open().check().unwrap().findings, [of_sector(sectors - 1)]);
 
-    *file.unreadable.lock().unwrap() = section..section + 512;
+    *lock(&file.unreadable) = section..section + 512;
     assert!(matches!(open().check(), Err(Error::Io { .. })), "what cannot be read is no finding");
 }
 
@@ -653,15 +669,17 @@ fn what_cannot_be_done_is_told_and_changes_no_byte() {
         (&|_| add("", &NewBitmap::default()), "\"\""),
         (&|image| image.clear_bitmap("mirror", None).map(drop), "only a mirror knows better"),
         (&|image| image.clear_bitmap("held", None).map(drop), "is frozen for a backup"),
-        (&|image| image.clear_bitmap("none", nothing).map(drop), "\"none\""),
+        (&|image| image.clear_bitmap("none", nothing).map(drop), "has no bitmap \"none\""),
         (&|image| image.disable_bitmap("held"), "is frozen for a backup"),
-        (&|image| image.enable_bitmap("none"), "\"none\""),
-        (&|image| image.remove_bitmap("none"), "\"none\""),
-        (&|image| image.merge_bitmap("none", &[]), "\"none\""),
+        (&|image| image.enable_bitmap("none"), "has no bitmap \"none\""),
+        (&|image| image.remove_bitmap("none"), "has no bitmap \"none\""),
+        (&|image| image.merge_bitmap("none", &[]), "has no bitmap \"none\""),
         (&|image| image.restore_bitmap("held", &[]), "is frozen for a backup"),
+        (&|image| image.take_back_bitmap("none"), "has no bitmap \"none\""),
+        (&|image| image.restore_bitmap("none", &[]), "has no bitmap \"none\""),
         (&|image| image.take_back_bitmap("daily"), "is not frozen"),
-        (&|image| image.hand_over_bitmap("none"), "\"none\""),
-        (&|image| image.bitmap_run("none", 0, 1).map(drop), "\"none\""),
+        (&|image| image.hand_over_bitmap("none"), "has no bitmap \"none\""),
+        (&|image| image.bitmap_run("none", 0, 1).map(drop), "has no bitmap \"none\""),
         (&|image| image.bitmap_run("daily", 99_999, 100_001).map(drop), "100001"),
         (&|image| image.local_run(99_999, 100_001).map(drop), "100001"),
         (&|image| image.write_at(&[1, 2], 99_999), "100001"),

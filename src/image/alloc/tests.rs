@@ -2,69 +2,20 @@
 
 use super::*;
 use crate::format::{SectionKind, Uuid};
-use crate::image::tests::Random;
-use crate::storage::{LockMode, MemoryStorage};
+use crate::image::tests::{Device, Random};
 
 /// Where the section lies in its file.
 const OFFSET: u64 = 8192;
 
-/// A file of which it is known what was read, and what the host was asked to fetch.
-#[derive(Debug)]
-struct Watched {
-    inner: MemoryStorage,
-    reads: AtomicU64,
-    wanted: Mutex<Vec<Range<u64>>>,
-}
-
-impl Storage for Watched {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn size(&self) -> Result<u64> {
-        self.inner.size()
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.inner.read_at(buffer, offset)
-    }
-    fn will_need(&self, range: Range<u64>) {
-        lock(&self.wanted).push(range);
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.inner.write_at(data, offset)
-    }
-    fn sync(&self) -> Result<()> {
-        self.inner.sync()
-    }
-    fn sync_directory(&self) -> Result<()> {
-        self.inner.sync_directory()
-    }
-    fn set_size(&self, size: u64) -> Result<()> {
-        self.inner.set_size(size)
-    }
-    fn punch(&self, range: Range<u64>) -> Result<()> {
-        self.inner.punch(range)
-    }
-    fn write_zeroes(&self, range: Range<u64>) -> Result<()> {
-        self.inner.write_zeroes(range)
-    }
-    fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
-        self.inner.next_data(range)
-    }
-    fn lock(&self, mode: LockMode) -> Result<()> {
-        self.inner.lock(mode)
-    }
-}
-
 /// A file with a section of so many pages, none of them written.
-fn empty(pages: u64) -> Arc<Watched> {
-    let inner = MemoryStorage::new("image");
-    inner.set_size(OFFSET + pages * PAGE_SIZE).unwrap();
-    Arc::new(Watched { inner, reads: AtomicU64::new(0), wanted: Mutex::default() })
+fn empty(pages: u64) -> Arc<Device> {
+    let file = Device::new();
+    file.set_size(OFFSET + pages * PAGE_SIZE).unwrap();
+    Arc::new(file)
 }
 
 /// The bitmap in it, that keeps so many pages.
-fn bitmap(file: &Arc<Watched>, kept: u64) -> Allocation {
+fn bitmap(file: &Arc<Device>, kept: u64) -> Allocation {
     let length = file.size().unwrap() - OFFSET;
     let (id, kind, required) = (Uuid([3; 16]), SectionKind::Allocation, true);
     let section = Section { id, kind, granularity_shift: 12, required, offset: OFFSET, length, covered: 0 };
