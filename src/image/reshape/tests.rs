@@ -1,10 +1,12 @@
 //! Disks that change their size, beside what was written to them.
 
 use crate::device::BlockDevice;
-use crate::image::tests::{Random, complete, open, overlay};
-use crate::image::{CreateOptions, Image, NewBitmap};
+use crate::error::Error;
+use crate::format::Section;
+use crate::image::tests::{Device, Random, complete, open, overlay};
+use crate::image::{CreateOptions, Image, NewBitmap, OpenOptions};
 use crate::limits::PAGE_SIZE;
-use crate::storage::{MemoryStorage, OsHost};
+use crate::storage::{MemoryStorage, OsHost, Storage};
 use crate::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -109,5 +111,66 @@ fn disks_that_change_their_size_keep_what_they_hold() {
             subject.step(&mut random);
             subject.check(&mut random);
         }
+    }
+}
+
+/// An emptied overlay shows its parent again, and what it held is the host's.
+#[test]
+fn an_overlay_that_is_emptied_holds_nothing() {
+    let parent = Arc::new(complete(&[7; 20 * CHUNK as usize]));
+    let (file, below) = overlay(&parent, 20 * CHUNK, 12);
+    let image = open(&file, &below);
+    image.add_bitmap("daily", &NewBitmap::default()).unwrap();
+    image.write_at(&[8; 5 * CHUNK as usize], 2 * CHUNK).unwrap();
+    image.flush().unwrap();
+    let (before, epoch) = (image.header(), image.epoch());
+    image.empty(&OsHost::default()).unwrap();
+    let after = image.header();
+    let [old, new] = [&before, &after].map(|header| *header.allocation().unwrap());
+    assert!(old.id != new.id && old.offset != new.offset && old.length == new.length);
+    assert_eq!((image.epoch(), after.bitmaps.len(), after.sections.len()), (epoch, 1, before.sections.len()));
+    let others = |sections: &[Section]| {
+        sections.iter().filter(|section| section.id != old.id && section.id != new.id).copied().collect::<Vec<_>>()
+    };
+    assert_eq!(others(&before.sections), others(&after.sections));
+    let hole = |start: u64, length: u64| file.next_data(start..start + length).unwrap().is_none();
+    assert!(hole(old.offset, old.length) && hole(after.data_offset, 20 * CHUNK));
+    assert_eq!(image.local_run(0, 20 * CHUNK).unwrap(), (false, 20 * CHUNK));
+    image.close().unwrap();
+    let mut bytes = [0; 20 * CHUNK as usize];
+    open(&file, &below).read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [7; 20 * CHUNK as usize]);
+}
+
+/// Where a device ends, no section begins that does not fit; one that does takes its last byte.
+#[test]
+fn sections_end_where_the_device_ends() {
+    let size = 1 << 30;
+    let on_device = |length: u64| {
+        let device = Device { fixed: true, ..Device::new() };
+        device.set_size(length).unwrap();
+        let options = CreateOptions { virtual_size: size, ..CreateOptions::default() };
+        Image::create(&device, &OsHost::default(), &options).unwrap();
+        let write = OpenOptions { write: true, ..OpenOptions::default() };
+        Image::open(Arc::new(device), Arc::new(OsHost::default()), &write).unwrap()
+    };
+    let fine = NewBitmap { granularity_shift: 12, ..NewBitmap::default() };
+    let image = on_device(2 * size);
+    let mut ends = Vec::new();
+    for number in 0..4 {
+        image.add_bitmap(&number.to_string(), &fine).unwrap();
+        ends.push(image.header().sections.iter().map(|section| section.range().end).max().unwrap());
+    }
+    let data_end = image.header().data_end();
+    let [.., before, last] = ends[..] else { unreachable!() };
+    assert!(data_end < before && before < last);
+    for (length, fits) in [(last, true), (last - 1, false), (before, false)] {
+        let image = on_device(length);
+        (0..3).for_each(|number| assert!(image.add_bitmap(&number.to_string(), &fine).is_ok()));
+        match image.add_bitmap("last", &fine) {
+            Ok(_) => assert!(fits, "{length}"),
+            Err(error) => assert!(!fits && matches!(error, Error::NoSpace { .. }), "{length}: {error}"),
+        }
+        assert_eq!(image.bitmaps().len(), 3 + usize::from(fits));
     }
 }
