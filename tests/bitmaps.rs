@@ -194,8 +194,8 @@ fn a_bitmap_that_is_taken_back_is_exact() {
     assert_eq!(image.dirty_stretches("daily").unwrap(), dirty);
 }
 
-/// INT-05: every ten seconds intents go that no write relied on since the last time, and what they spoke of is as exact
-/// after a crash as its bits.
+/// Every ten seconds intents are cleared (INT-05) that no write relied on since the last time: what they spoke of is as
+/// exact after a crash as its bits.
 #[test]
 fn intents_are_cleared_once_they_are_old() {
     for in_sidecar in [false, true] {
