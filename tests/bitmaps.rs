@@ -4,7 +4,7 @@ mod common;
 
 use common::Random;
 use lvd::chain::{Chain, ChainOptions, GivenParents};
-use lvd::format::{BitmapState, Header, Uuid};
+use lvd::format::{BitmapState, Header, Section, Uuid};
 use lvd::image::{CreateOptions, Image, NewBitmap, OpenOptions, Trust};
 use lvd::jobs::drive;
 use lvd::live::Disk;
@@ -38,6 +38,22 @@ fn open(file: &Arc<MemoryStorage>, host: &Arc<SimHost>) -> Arc<Image> {
 
 fn small(shift: u8) -> NewBitmap {
     NewBitmap { granularity_shift: shift, ..NewBitmap::default() }
+}
+
+/// A disk with a bitmap "daily" in granules of 2^`shift` bytes.
+fn with_daily(size: u64, shift: u8) -> (Arc<SimHost>, Arc<MemoryStorage>, Arc<Image>) {
+    let host = host();
+    let disk = file("disk.lvd", size, &host);
+    let image = open(&disk, &host);
+    image.add_bitmap("daily", &small(shift)).unwrap();
+    (host, disk, image)
+}
+
+/// The section of the bitmap `name`.
+fn section_of(image: &Image, name: &str) -> Section {
+    let header = image.header();
+    let bitmap = header.bitmaps.iter().find(|bitmap| bitmap.name == name).unwrap();
+    *header.sections.iter().find(|section| section.id == bitmap.section).unwrap()
 }
 
 /// What a bitmap must have dirty, and what it may have.
@@ -176,10 +192,7 @@ fn runs_are_whole(image: &Image, name: &str, turn: u32) {
 /// BMP-13: what is taken back has what was dirty before and since, and nothing else.
 #[test]
 fn a_bitmap_that_is_taken_back_is_exact() {
-    let host = host();
-    let disk = file("disk.lvd", 8 * MIB, &host);
-    let mut image = open(&disk, &host);
-    image.add_bitmap("daily", &small(12)).unwrap();
+    let (host, disk, mut image) = with_daily(8 * MIB, 12);
     image.write_at(&[1; 512], 3 * 4096).unwrap();
     image.write_at(&[1; 512], 8 * MIB - 512).unwrap();
     image.freeze_bitmap("daily", None).unwrap();
@@ -260,10 +273,7 @@ fn regions_of_intents_grow_with_the_disk() {
 /// What records nothing costs nothing: a write leaves all that belongs to bitmaps as it is.
 #[test]
 fn writes_note_nothing_in_a_bitmap_that_is_disabled() {
-    let host = host();
-    let disk = file("disk.lvd", 8 * MIB, &host);
-    let image = open(&disk, &host);
-    image.add_bitmap("daily", &small(12)).unwrap();
+    let (host, disk, image) = with_daily(8 * MIB, 12);
     assert!(image.bitmap("daily").unwrap().records());
     image.write_at(&[1; 512], 0).unwrap();
     image.disable_bitmap("daily").unwrap();
@@ -290,10 +300,7 @@ fn writes_note_nothing_in_a_bitmap_that_is_disabled() {
 /// Without a death in between nothing else is dirty: a granule for a granule.
 #[test]
 fn after_a_clean_end_a_bitmap_is_exact() {
-    let host = host();
-    let disk = file("disk.lvd", 8 * MIB, &host);
-    let image = open(&disk, &host);
-    image.add_bitmap("daily", &small(12)).unwrap();
+    let (host, disk, image) = with_daily(8 * MIB, 12);
     image.write_at(&[1; 3], 5 * 4096 + 4094).unwrap();
     image.write_at(&[1; 4096], 7 * MIB).unwrap();
     assert!(image.bitmap_run("daily", 0, 4096).unwrap() == (false, 4096), "what is in memory is exact too");
@@ -347,10 +354,7 @@ fn written_by_one_that_knows_none(disk: &Arc<MemoryStorage>, host: &Arc<SimHost>
 /// A writer that knows nothing of bitmaps gives the disk a new epoch: they are stale, and say so; the disk runs.
 #[test]
 fn a_writer_that_ignores_bitmaps_makes_them_stale() {
-    let host = host();
-    let disk = file("disk.lvd", MIB, &host);
-    let image = open(&disk, &host);
-    image.add_bitmap("daily", &small(16)).unwrap();
+    let (host, disk, image) = with_daily(MIB, 16);
     image.close().unwrap();
     drop(image);
     written_by_one_that_knows_none(&disk, &host);
@@ -567,26 +571,18 @@ fn a_bitmap_gets_back_the_bits_it_had() {
 /// What is removed gives its space back, and leaves the others alone.
 #[test]
 fn a_bitmap_that_is_removed_leaves_a_hole() {
-    let host = host();
-    let disk = file("disk.lvd", MIB, &host);
-    let image = open(&disk, &host);
-    image.add_bitmap("daily", &small(12)).unwrap();
-    let section = |name: &str| {
-        let header = image.header();
-        let bitmap = header.bitmaps.iter().find(|bitmap| bitmap.name == name).unwrap().clone();
-        *header.sections.iter().find(|section| section.id == bitmap.section).unwrap()
-    };
-    let gone = section("daily");
+    let (_, disk, image) = with_daily(MIB, 12);
+    let gone = section_of(&image, "daily");
     image.add_bitmap("weekly", &small(16)).unwrap();
     image.write_at(&[1; 512], 4096).unwrap();
     image.flush().unwrap();
     image.close().unwrap();
-    let kept = section("weekly");
+    let kept = section_of(&image, "weekly");
     let hole = |offset: u64, length: u64| disk.next_data(offset..offset + length).unwrap().is_none();
     assert!(!hole(gone.offset, gone.length) && !hole(kept.offset, kept.length));
     image.remove_bitmap("daily").unwrap();
     assert!(hole(gone.offset, gone.length) && !hole(kept.offset, kept.length));
-    assert_eq!(section("weekly"), kept);
+    assert_eq!(section_of(&image, "weekly"), kept);
     assert_eq!(image.dirty_stretches("weekly").unwrap(), [0..65536]);
     assert_eq!(image.header().sections.len(), 2, "its own, and that of intents");
 }
@@ -647,14 +643,10 @@ fn bitmaps_are_taken_over_as_they_are() {
 /// What is broken in a bitmap never keeps the disk from opening, and is told in a line.
 #[test]
 fn a_broken_bitmap_leaves_the_disk_alone() {
-    let host = host();
-    let disk = file("disk.lvd", MIB, &host);
-    let image = open(&disk, &host);
-    image.add_bitmap("daily", &small(12)).unwrap();
+    let (host, disk, image) = with_daily(MIB, 12);
     image.write_at(&[1; 512], 8192).unwrap();
     image.close().unwrap();
-    let header = image.header();
-    let section = *header.sections.iter().find(|section| section.id == header.bitmaps[0].section).unwrap();
+    let section = section_of(&image, "daily");
     drop(image);
 
     // A bad sector: its granules count as dirty, and it can be cleared.

@@ -52,10 +52,10 @@ pub(super) fn complete(content: &[u8]) -> Image {
     let options = CreateOptions { virtual_size: content.len() as u64, ..CreateOptions::default() };
     Image::create(&*file, &*host(), &options).unwrap();
     let image = open(&file, &None);
-    for (page, at) in
-        content.chunks(4096).zip((0..).step_by(4096)).filter(|(page, _)| page.iter().any(|byte| *byte != 0))
-    {
-        image.write_at(page, at).unwrap();
+    for (stretch, zero) in crate::zeros::stretches(content, 4096) {
+        if !zero {
+            image.write_at(&content[stretch.clone()], stretch.start as u64).unwrap();
+        }
     }
     image.close().unwrap();
     image
