@@ -453,6 +453,49 @@ impl Beside {
     }
 }
 
+/// What a growth brings is dirty in a sidecar too, also where the disk was before it shrank (BMP-11).
+#[test]
+fn a_disk_that_shrinks_and_grows_is_dirty_there() {
+    let beside = Beside::new(4 * MIB);
+    let image = beside.open().unwrap();
+    image.add_bitmap("daily", &small(16)).unwrap();
+    image.resize(MIB).unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), []);
+    image.resize(3 * MIB).unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [MIB..3 * MIB]);
+}
+
+/// Each verb goes to where its bitmap is, whatever else there is.
+#[test]
+fn verbs_find_bitmaps_in_the_image_and_beside_it() {
+    let beside = Beside::new(MIB);
+    let image = open(&beside.disk, &beside.host);
+    let names = ["one", "two", "three", "four"];
+    for name in &names[..2] {
+        image.add_bitmap(name, &small(16)).unwrap();
+    }
+    image.close().unwrap();
+    drop(image);
+    let image = beside.open().unwrap();
+    for name in &names[2..] {
+        image.add_bitmap(name, &small(16)).unwrap();
+    }
+    for name in names {
+        image.write_at(&[1], 0).unwrap();
+        image.clear_bitmap(name, None).unwrap();
+        let dirty = names.map(|name| !image.dirty_stretches(name).unwrap().is_empty());
+        assert_eq!(dirty, names.map(|other| other != name), "{name} is cleared");
+        image.disable_bitmap(name).unwrap();
+        image.enable_bitmap(name).unwrap();
+    }
+    image.rest_below_overlay(&image.bitmaps()).unwrap();
+    assert!(image.bitmaps().iter().all(|info| info.state == BitmapState::Disabled));
+    for (left, name) in names.iter().enumerate().rev() {
+        image.remove_bitmap(name).unwrap();
+        assert_eq!(image.bitmaps().iter().map(|info| &info.name[..]).collect::<BTreeSet<_>>().len(), left);
+    }
+}
+
 /// What becomes of a sidecar whose image went other ways: written without it, put back, replaced.
 #[test]
 fn a_sidecar_notices_what_happened_to_its_image() {

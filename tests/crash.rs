@@ -1,6 +1,7 @@
 //! Power loss at every point of every scenario, the proof that each ordering step is needed, and metadata that goes bad.
 //!
-//! `LVD_CRASH_FULL=1` walks every point with up to 2^16 states in full, and goes on after more of them.
+//! `LVD_CRASH_FULL=1` walks every point with up to 2^16 states in full, and goes on after more of them; `LVD_CRASH_BRIEF=1`
+//! takes few of them, and ends a scenario with what it finds first.
 //! `LVD_CRASH_REPLAY=PATH` goes to the state that a finding names, and prints what led there; `LVD_CRASH_VECTOR=DIR` then
 //! writes its files as a conformance vector below DIR. `LVD_CRASH_LENGTH=N` (2) has all sequences of at most N events.
 //! `LVD_CRASH_ONLY=NAME` explores one scenario, `LVD_CRASH_STEP=RULE` searches what one step is needed for.
@@ -37,7 +38,12 @@ fn explore(scenario: &'static Scenario, limits: Limits) -> Report {
 
 fn chosen() -> Vec<(&'static Scenario, Limits)> {
     let only = std::env::var("LVD_CRASH_ONLY").ok();
-    let (usual, long) = if full() { (Limits::FULL, Limits::FULL_LONG) } else { (Limits::USUAL, Limits::LONG) };
+    let brief = Limits { stop_at_first: true, ..Limits::SHORT };
+    let (usual, long) = match std::env::var_os("LVD_CRASH_BRIEF") {
+        Some(_) => (brief, brief),
+        None if full() => (Limits::FULL, Limits::FULL_LONG),
+        None => (Limits::USUAL, Limits::LONG),
+    };
     let all = ALL.iter().map(|scenario| (*scenario, usual)).chain(LONG.iter().map(|scenario| (*scenario, long)));
     let chosen: Vec<_> = all.filter(|(scenario, _)| only.as_ref().is_none_or(|only| scenario.name == only)).collect();
     assert!(!chosen.is_empty(), "no scenario is called {only:?}");

@@ -120,13 +120,15 @@ impl BlockDevice for Image {
             self.order.secure_found()?;
         }
         self.order.flush(layout.allocation.as_ref())?;
-        if layout.bitmaps.recording() && self.order.session() == Session::Writing {
-            self.order.metadata(layout.bitmaps.fold_if_due(self.order.now()))?;
+        if self.order.session() < Session::Writing {
+            return Ok(());
         }
-        for sidecar in layout.beside.iter().filter(|_| self.order.session() == Session::Writing) {
-            sidecar.order.metadata(read(&sidecar.layout).bitmaps.fold_if_due(self.order.now()))?;
-        }
-        Ok(())
+        let now = self.order.now();
+        self.order.metadata(layout.bitmaps.fold_if_due(now))?;
+        layout.beside.iter().try_for_each(|sidecar| {
+            let beside = read(&sidecar.layout);
+            sidecar.order.metadata(beside.bitmaps.fold_if_due(now))
+        })
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
@@ -346,8 +348,8 @@ impl Image {
         }
         let limit = if zeros { ZERO_STRIDE * layout.granule } else { FILL_CHUNK.max(layout.granule) };
         // A piece of zeros that ends inside a block is followed by data there: the block is copied.
-        let aligned = below.range.end == layout.size || below.range.end.is_multiple_of(layout.granule);
-        let zeros = zeros && (aligned || below.range.end - range.start >= layout.granule);
+        let whole = below.range.end == layout.size || below.range.end - range.start >= layout.granule;
+        let zeros = zeros && whole;
         let end = match zeros {
             true if below.range.end == layout.size => below.range.end,
             true => below.range.end / layout.granule * layout.granule,

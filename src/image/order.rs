@@ -8,10 +8,11 @@ use crate::limits::{PAGE_SIZE, SECTOR_SIZE, SLOT_SIZE};
 use crate::storage::{Host, Storage};
 use crate::switch::{Step, skipped};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, OnceLock, Ordering, lock, wait};
+use std::ops::Range;
 use std::time::Duration;
 
-/// Bytes of pages that are read and rewritten at once after an unclean session.
-const REWRITE_CHUNK: u64 = 1 << 20;
+/// Bytes of a section that are in memory at once when it is copied.
+pub(super) const COPY_CHUNK: u64 = 1 << 20;
 
 /// What an open image has changed since it was opened or sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,14 +31,21 @@ struct Slots {
     header: Arc<Header>,
     /// The bytes of the newest header.
     bytes: Vec<u8>,
-    /// The slot that holds the newest barriered header.
-    newest: usize,
+    /// Where the slot lies that holds the newest barriered header.
+    newest: u64,
     /// The other slot held the same at open.
     equal: bool,
     /// The newest header found at open did not say closed.
     unclean: bool,
     /// This open has synced its files and rewritten what it found (ORD-20 to 23).
     begun: bool,
+}
+
+impl Slots {
+    /// Where the other slot lies.
+    fn other(&self) -> u64 {
+        SLOT_SIZE - self.newest
+    }
 }
 
 #[derive(Debug, Default)]
@@ -79,8 +87,8 @@ impl Order {
         distrust: bool,
         group: Option<Arc<Group>>,
     ) -> Order {
-        let Chosen { header, bytes, slot: newest, equal } = found;
-        let unclean = header.state != State::Closed;
+        let Chosen { header, bytes, slot, equal } = found;
+        let (newest, unclean) = (slot as u64 * SLOT_SIZE, header.state != State::Closed);
         Order {
             file,
             data,
@@ -207,13 +215,14 @@ impl Order {
             Error::Invalid(format!("{}: the new header would break a rule ({violation})", self.file.name()))
         })?;
         let result = self.begin_files(slots).and_then(|()| {
-            let other = if skipped(Step::OtherSlot) { slots.newest } else { 1 - slots.newest };
-            self.file.write_at(&bytes, other as u64 * SLOT_SIZE)?;
+            if !skipped(Step::OtherSlot) {
+                slots.newest = slots.other();
+            }
+            self.file.write_at(&bytes, slots.newest)?;
             if !skipped(Step::HeaderBarrier) {
                 self.file.sync()?;
             }
-            slots.newest = other;
-            self.file.write_at(&bytes, (1 - other) as u64 * SLOT_SIZE)
+            self.file.write_at(&bytes, slots.other())
         });
         self.poisoning(result)?;
         if header.epoch != slots.header.epoch {
@@ -235,10 +244,10 @@ impl Order {
             group.secure_found()?;
         }
         if !skipped(Step::RewriteHeader) {
-            self.file.write_at(&slots.bytes, slots.newest as u64 * SLOT_SIZE)?;
+            self.file.write_at(&slots.bytes, slots.newest)?;
             if slots.equal {
                 // One of the two is durable, and bytes that do not change cannot hurt it.
-                self.file.write_at(&slots.bytes, (1 - slots.newest) as u64 * SLOT_SIZE)?;
+                self.file.write_at(&slots.bytes, slots.other())?;
             }
         }
         if slots.unclean && !skipped(Step::RewritePages) {
@@ -251,7 +260,7 @@ impl Order {
             self.sync_both()?;
         }
         if !slots.equal && !skipped(Step::MendSlot) {
-            self.mend(&slots.bytes, (1 - slots.newest) as u64 * SLOT_SIZE)?;
+            self.mend(&slots.bytes, slots.other())?;
         }
         slots.begun = true;
         Ok(())
@@ -283,16 +292,8 @@ impl Order {
     /// Of every section whose kind is known, as far as the file reaches.
     fn rewrite_pages(&self, sections: &[Section]) -> Result<()> {
         let size = self.file.size()?;
-        let mut chunk = Vec::new();
         for section in sections.iter().filter(|section| section.kind.known()) {
-            let (mut at, end) = (section.offset, section.range().end.min(size));
-            while let Some(data) = if at < end { self.file.next_data(at..end)? } else { None } {
-                let start = data.start / PAGE_SIZE * PAGE_SIZE;
-                at = end.min(start.saturating_add(REWRITE_CHUNK)).min(data.end.next_multiple_of(PAGE_SIZE));
-                chunk.resize((at - start) as usize, 0);
-                self.file.read_at(&mut chunk, start)?;
-                self.file.write_at(&chunk, start)?;
-            }
+            copy_data(&*self.file, section.offset..section.range().end.min(size), section.offset)?;
         }
         Ok(())
     }
@@ -440,7 +441,7 @@ impl Order {
             Some(host) if host.format == HostFormat::Lvd && !skipped(Step::DropFormer) => host.former = Uuid::NIL,
             Some(host) if host.format == HostFormat::Lvd => {}
             // What was sealed before has not changed, and whatever names it, names it still.
-            _ if self.session() < Session::Writing && slots.header.state != State::Writing && !self.distrusts() => {}
+            _ if slots.header.state != State::Writing && !self.distrusts() => {}
             _ => self.renew(&mut slots, &mut header)?,
         }
         Ok(header)
@@ -491,4 +492,16 @@ impl Order {
         drop(slots);
         self.poisoning(self.file.sync())
     }
+}
+
+/// Copies what `range` of the file holds to `to`, piece by piece. Holes are passed over.
+pub(super) fn copy_data(file: &dyn Storage, range: Range<u64>, to: u64) -> Result<()> {
+    let (mut at, mut chunk) = (range.start, Vec::new());
+    while let Some(data) = file.next_data(at..range.end)? {
+        at = data.end.min(data.start + COPY_CHUNK);
+        chunk.resize((at - data.start) as usize, 0);
+        file.read_at(&mut chunk, data.start)?;
+        file.write_at(&chunk, to + (data.start - range.start))?;
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Changing size, parent and sections of an open image. Requests wait meanwhile.
 
 use super::dirty::Bitmaps;
-use super::order::Session;
+use super::order::{Session, copy_data};
 use super::{Image, Layout};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
@@ -11,9 +11,6 @@ use crate::storage::Host;
 use crate::switch::{Step, skipped};
 use crate::sync::{Arc, write};
 use std::ops::Range;
-
-/// Bytes of a section that are moved at once.
-const MOVE_CHUNK: u64 = 1 << 20;
 
 impl Image {
     /// Sets the size of the disk in bytes, durably. What is added reads as zeros, also where a parent is longer.
@@ -146,7 +143,8 @@ impl Image {
         for (from, to) in &pairs {
             self.order.metadata(self.zero_space(to.range()))?;
             if !skipped(Step::CopyMoved) {
-                self.order.metadata(self.copy_section(from, to.offset))?;
+                // A sector keeps its identity and index, so a section is moved byte for byte.
+                self.order.metadata(copy_data(&*self.file, from.range(), to.offset))?;
             }
         }
         self.order.barrier()?;
@@ -154,31 +152,18 @@ impl Image {
         self.order.change_header(Session::Filling, |header| header.sections = sections)?;
         self.order.settle()?;
         self.adopt(layout);
-        let reclaimed = pairs.iter().map(|(from, _)| from.range()).filter(|range| range.end <= layout.data_offset);
-        reclaimed.into_iter().try_for_each(|range| self.file.punch(range))
+        let data = old.data_range();
+        let mut reclaimed =
+            pairs.iter().map(|(from, _)| from.range()).filter(|range| data.is_empty() || range.end <= data.start);
+        reclaimed.try_for_each(|range| self.file.punch(range))
     }
 
     pub(super) fn zero_space(&self, range: Range<u64>) -> Result<()> {
-        let size = self.file.size()?;
-        if size < range.end || self.file.zeros_when_new() {
+        if self.file.zeros_when_new() {
             // Even if it is long enough: a run whose barrier failed may have lengthened it, in the page cache alone.
-            self.file.set_size(size.max(range.end))?;
+            self.file.set_size(self.file.size()?.max(range.end))?;
         }
         if skipped(Step::ZeroedSpace) { Ok(()) } else { self.file.punch(range) }
-    }
-
-    /// A sector keeps its identity and index, so a section is moved byte for byte.
-    fn copy_section(&self, from: &Section, to: u64) -> Result<()> {
-        let (mut at, end) = (from.offset, from.offset + from.length);
-        let mut chunk = Vec::new();
-        while let Some(data) = if at < end { self.file.next_data(at..end)? } else { None } {
-            let stop = data.end.min(data.start + MOVE_CHUNK);
-            chunk.resize((stop - data.start) as usize, 0);
-            self.file.read_at(&mut chunk, data.start)?;
-            self.file.write_at(&chunk, to + (data.start - from.offset))?;
-            at = stop;
-        }
-        Ok(())
     }
 
     /// Replaces the parent link, durably, in one header update; content and epoch stay the same.
@@ -232,9 +217,8 @@ impl Image {
         };
         self.order.begin(Session::Filling)?;
         self.order.flush(layout.allocation.as_ref())?;
-        let length = Section::needed_length(layout.size, old.granularity_shift);
-        let offset = self.free_space(&header, &header.sections, length)?;
-        let new = Section { id: Uuid(host.random()), offset, length, ..*old };
+        let offset = self.free_space(&header, &header.sections, old.length)?;
+        let new = Section { id: Uuid(host.random()), offset, ..*old };
         self.order.metadata(self.zero_space(new.range()))?;
         self.order.barrier()?;
         self.order.change_header(Session::Filling, |header| {

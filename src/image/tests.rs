@@ -1,12 +1,13 @@
 //! An image beside the naive model: a vector of bytes.
 
 use super::*;
-use crate::device::{ExtentKind, Request};
-use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Identity, Parent, ParentFormat};
-use crate::limits::MAX_SIZE;
+use crate::device::{Extent, ExtentKind, Place, Request};
+use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Identity, Parent, ParentFormat, State};
+use crate::limits::{MAX_SIZE, PAGE_SIZE, SLOT_SIZE};
 use crate::storage::{MemoryStorage, OsHost, ReadOnly};
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, lock};
 use crate::violation::Violation;
+use std::time::Duration;
 
 /// Small deterministic random numbers (xorshift64*).
 pub(super) struct Random(pub(super) u64);
@@ -287,7 +288,9 @@ pub(super) struct Device {
     pub(super) shares: u64,
     pub(super) shared: Mutex<Vec<Range<u64>>>,
     pub(super) reads: AtomicU64,
+    pub(super) longest_read: AtomicU64,
     pub(super) writes: AtomicU64,
+    pub(super) barriers: AtomicU64,
     /// What it was asked to fetch.
     pub(super) wanted: Mutex<Vec<Range<u64>>>,
 }
@@ -302,7 +305,9 @@ impl Device {
             shares: 0,
             shared: Mutex::default(),
             reads: AtomicU64::new(0),
+            longest_read: AtomicU64::new(0),
             writes: AtomicU64::new(0),
+            barriers: AtomicU64::new(0),
             wanted: Mutex::default(),
         }
     }
@@ -317,6 +322,7 @@ impl Storage for Device {
     }
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        self.longest_read.fetch_max(buffer.len() as u64, Ordering::Relaxed);
         let bad = lock(&self.unreadable).clone();
         if offset < bad.end && bad.start < offset + buffer.len() as u64 {
             return Err(Error::io(self.name(), "cannot read", std::io::Error::from_raw_os_error(5)));
@@ -344,6 +350,7 @@ impl Storage for Device {
         !self.fixed
     }
     fn sync(&self) -> Result<()> {
+        self.barriers.fetch_add(1, Ordering::Relaxed);
         if self.unsafe_cache.load(Ordering::Relaxed) {
             return Err(Error::io(self.name(), "cannot flush", std::io::Error::from_raw_os_error(5)));
         }
@@ -527,7 +534,7 @@ fn a_fill_copies_what_it_has_to() {
             zeros.into_iter().eq((4..13).filter(|block| *block != 10 * copied_whole)),
             "zeros below are a hole here"
         );
-        (present, copied / granule)
+        (present, copied.div_ceil(granule))
     };
     assert_eq!(filled(5 * granule + 10..5 * granule + 11), (vec![5], 0));
     assert_eq!(filled(granule + 5..2 * granule), (vec![1], 1));
@@ -567,6 +574,132 @@ fn a_fill_shares_what_it_can() {
     assert_eq!(fill(0).1, []);
 }
 
+/// A parent that a guest of `image` is quick enough to write beside: the first block when somebody has asked what is here,
+/// the second one when somebody has read it.
+#[derive(Debug)]
+struct Raced {
+    inner: Arc<Image>,
+    image: OnceLock<Arc<Image>>,
+    second: Mutex<Option<std::thread::JoinHandle<Result<()>>>>,
+}
+
+impl Raced {
+    const BLOCK: u64 = 64 << 10;
+}
+
+impl BlockDevice for Raced {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.inner.read_at(buffer, offset)?;
+        if (offset..offset + buffer.len() as u64).contains(&Raced::BLOCK) {
+            let image = self.image.get().unwrap().clone();
+            let (done, wrote) = std::sync::mpsc::channel();
+            let guest = std::thread::spawn(move || {
+                let result = image.write_at(&[8; Raced::BLOCK as usize], Raced::BLOCK);
+                let _ = done.send(());
+                result
+            });
+            // If it does not wait for who reads here, it is done now.
+            let _ = wrote.recv_timeout(Duration::from_millis(200));
+            *lock(&self.second) = Some(guest);
+        }
+        Ok(())
+    }
+    fn write_at(&self, _: &[u8], _: u64) -> Result<()> {
+        unreachable!()
+    }
+    fn write_zeroes(&self, _: Range<u64>, _: bool) -> Result<()> {
+        unreachable!()
+    }
+    fn discard(&self, _: Range<u64>) -> Result<()> {
+        unreachable!()
+    }
+    fn flush(&self) -> Result<()> {
+        unreachable!()
+    }
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        let found = self.inner.extent(offset, end)?;
+        self.image.get().unwrap().write_at(&[9; Raced::BLOCK as usize], 0)?;
+        Ok(found)
+    }
+}
+
+/// What a guest writes while a fill is on its way is not replaced by what the fill saw below, nor are the blocks behind it
+/// mixed up.
+#[test]
+fn a_fill_gives_way_to_a_guest() {
+    let size = 4 * Raced::BLOCK;
+    let content: Vec<u8> = (0..size).map(|at| (at / 512) as u8 % 7 + 1).collect();
+    for shares in [0, u64::MAX / 2] {
+        let parent = Arc::new(complete(&content));
+        let (file, _) = overlay(&parent, size, 16);
+        let file = Arc::new(Device { inner: file.copy("image"), shares, ..Device::new() });
+        let options = OpenOptions { write: true, ..OpenOptions::default() };
+        let image = Arc::new(Image::open(file, host(), &options).unwrap());
+        let raced = Arc::new(Raced { inner: parent, image: OnceLock::new(), second: Mutex::default() });
+        raced.image.set(image.clone()).unwrap();
+        image.set_below(Some(raced.clone()));
+        image.fill(0..size).unwrap();
+        let second = lock(&raced.second).take();
+        assert_eq!(second.is_some(), shares == 0);
+        second.into_iter().for_each(|guest| guest.join().unwrap().unwrap());
+        image.set_below(None);
+        let mut model = content.clone();
+        model[..Raced::BLOCK as usize].fill(9);
+        if shares == 0 {
+            model[Raced::BLOCK as usize..2 * Raced::BLOCK as usize].fill(8);
+        }
+        let mut bytes = vec![0; size as usize];
+        image.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes == model);
+    }
+}
+
+/// A share is a write of whole blocks, and none where the host shares nothing.
+#[test]
+fn what_an_image_shares_is_its_own() {
+    let granule = 64 << 10;
+    let content: Vec<u8> = (0..4 * granule + 300).map(|at| (at / 512) as u8 | 1).collect();
+    let size = content.len() as u64;
+    let parent = Arc::new(complete(&content));
+    let (source, start) = parent.data_location();
+    let from = |at: u64| Place { file: source.clone(), offset: start + at };
+    let (file, below) = overlay(&parent, size, 16);
+    let opened = |shares: u64| {
+        let file = Arc::new(Device { inner: file.copy("image"), shares, ..Device::new() });
+        let image = Image::open(file, host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+        image.set_below(below.clone());
+        image
+    };
+    let image = opened(u64::MAX / 2);
+    image.add_bitmap("daily", &NewBitmap { granularity_shift: 16, ..NewBitmap::default() }).unwrap();
+    // Blocks that move by one; then the last one, of 300 bytes.
+    assert!(image.share(granule..3 * granule, &from(0)).unwrap());
+    assert!(image.share(4 * granule..size, &from(9)).unwrap());
+    assert!(image.share(5..5, &from(0)).unwrap());
+    let mut model = content.clone();
+    model[granule as usize..3 * granule as usize].copy_from_slice(&content[..2 * granule as usize]);
+    model[4 * granule as usize..].copy_from_slice(&content[9..309]);
+    let mut bytes = vec![0; size as usize];
+    image.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == model);
+    assert_eq!(
+        [0, granule, 3 * granule, 4 * granule].map(|at| image.local_run(at, size).unwrap()),
+        [(false, granule), (true, 3 * granule), (false, 4 * granule), (true, size)]
+    );
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [granule..3 * granule, 4 * granule..size]);
+    for part in [0..granule - 1, 1..granule, 3 * granule..3 * granule + 1] {
+        assert!(!image.share(part, &from(0)).unwrap(), "a part of a block that is absent");
+    }
+    assert!(!image.local_run(0, 1).unwrap().0);
+
+    let image = opened(0);
+    assert!(!image.share(0..granule, &from(0)).unwrap());
+    assert_eq!(image.local_run(0, size).unwrap(), (false, size));
+}
+
 /// ALC-05: past what is seen of the parent there are zeros, and an overlay needs no block to say so.
 #[test]
 fn zeroes_past_the_parent_take_no_block() {
@@ -584,6 +717,67 @@ fn zeroes_past_the_parent_take_no_block() {
     image.read_at(&mut bytes, 0).unwrap();
     assert!(bytes[..4096] == [7; 4096] && bytes[4096..8191] == [9; 4095] && bytes[8191..8292] == [7; 101]);
     assert!(bytes[8292..] == [0; 3996]);
+}
+
+/// A guest that never flushes does not fill the memory with bits.
+#[test]
+fn bits_that_wait_are_bounded() {
+    let pages = 200;
+    let (file, below) = overlay(&Arc::new(complete(&[7; 4096])), pages * BITS_PER_PAGE * 4096, 12);
+    let options = OpenOptions { write: true, cache_bytes: 64 * PAGE_SIZE, ..OpenOptions::default() };
+    let image = Image::open(file, host(), &options).unwrap();
+    image.set_below(below);
+    for page in 0..pages {
+        image.write_at(&[1; 4096], page * BITS_PER_PAGE * 4096).unwrap();
+        assert!(!read(&image.layout).allocation.as_ref().unwrap().crowded(), "after {page} pages");
+    }
+}
+
+/// What begins a session after a clean one: both slots as they were, and nothing of the pages (ORD-21); then the header that
+/// says so, in both (ORD-32).
+#[test]
+fn a_session_begins_with_the_two_slots() {
+    let file = Arc::new(Device::new());
+    let options = CreateOptions { virtual_size: 1 << 20, allocation: true, ..Default::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let slots = || {
+        let bytes = file.inner.contents();
+        let [one, other] = [0, SLOT_SIZE].map(|at| bytes[at as usize..][..SLOT_SIZE as usize].to_vec());
+        assert!(one == other);
+        one
+    };
+    let count = || [&file.writes, &file.barriers].map(|count| count.load(Ordering::Relaxed));
+    for round in 0..4 {
+        let before = slots();
+        let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+        let [writes, barriers] = count();
+        image.write_at(&[7; 4096], round * 4096).unwrap();
+        assert_eq!(count(), [writes + 2 + 2 + 1, barriers + 2], "round {round}");
+        image.flush().unwrap();
+        assert_eq!(count(), [writes + 6, barriers + 4], "data, then bits");
+        assert!(slots() != before);
+        image.close().unwrap();
+        assert_eq!(count(), [writes + 8, barriers + 6]);
+        assert!(slots() != before);
+    }
+}
+
+/// A mark, or a list of points, is no session: whoever finds the image afterwards has nothing to mend.
+#[test]
+fn what_is_noted_of_a_closed_image_leaves_it_closed() {
+    let file = Arc::new(MemoryStorage::new("image"));
+    Image::create(&*file, &*host(), &CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() }).unwrap();
+    for note in 0..3 {
+        let image = open(&file, &None);
+        let epoch = image.epoch();
+        match note {
+            0 => image.clear_copy_mark(),
+            1 => image.set_group_mark(None),
+            _ => image.set_points(Vec::new()),
+        }
+        .unwrap();
+        assert_eq!((image.header().state, image.epoch()), (State::Closed, epoch));
+    }
 }
 
 /// ORD-06: after a barrier that failed nothing is written, and whoever asks is told why.
@@ -714,6 +908,12 @@ fn who_opened_for_reading_changes_nothing() {
     let file = Arc::new(MemoryStorage::new("disk.lvd"));
     let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
     Image::create(&*file, &*host(), &options).unwrap();
+    // Of a session that crashed there would be much to write.
+    let crashed = open(&file, &None);
+    crashed.add_bitmap("hourly", &NewBitmap::default()).unwrap();
+    crashed.write_at(&[1], 5000).unwrap();
+    let file = Arc::new(file.copy("disk.lvd"));
+    let before = file.contents();
     let image = Image::open(file.clone(), host(), &OpenOptions::default()).unwrap();
     let cases: &[&dyn Fn() -> Result<()>] = &[
         &|| image.write_at(&[1], 0),
@@ -735,7 +935,9 @@ fn who_opened_for_reading_changes_nothing() {
         let said = refused().unwrap_err().to_string();
         assert!(said.contains("disk.lvd: opened read-only"), "{said}");
     }
+    image.flush().unwrap();
     image.close().unwrap();
+    assert!(file.contents() == before);
     let sealed = ReadOnly(MemoryStorage::new("sealed.lvd"));
     let refused = Image::open(Arc::new(sealed), host(), &OpenOptions { write: true, ..OpenOptions::default() });
     assert!(refused.is_err());

@@ -100,7 +100,7 @@ pub trait Storage: Send + Sync + Debug {
     fn punch(&self, range: Range<u64>) -> Result<()>;
     /// Makes `range` read as zeros and keeps its space allocated where the host can. Never lengthens the file.
     fn write_zeroes(&self, range: Range<u64>) -> Result<()>;
-    /// The first stretch of `range` that may hold anything but zeros; `None` if all of it is holes.
+    /// The first stretch of `range` that may hold anything but zeros; `None` if all of it is holes, or there is none of it.
     /// Only a hint of sparseness: a storage without holes answers the whole range.
     fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
         Ok((!range.is_empty()).then_some(range))

@@ -603,7 +603,7 @@ impl Storage for SimStorage {
                 None => found = Some(at.max(range.start)..(at + 4096).min(range.end)),
             }
         }
-        Ok(found)
+        Ok(found.filter(|run| !run.is_empty()))
     }
 
     fn lock(&self, mode: LockMode) -> Result<()> {

@@ -148,3 +148,24 @@ fn the_host_is_asked_once_for_the_pages_around_one() {
     assert_eq!(wanted((MOST_GROUPS as u64 - 2) * GROUP).len(), 1);
     assert_eq!((wanted(258), wanted(259)), (vec![bytes(1)], vec![]));
 }
+
+/// An image of petabytes has millions of pages that nobody wrote: a run over them looks at none.
+#[test]
+fn a_run_over_a_hole_asks_for_none_of_its_pages() {
+    let pages = 100_000;
+    let file = empty(pages);
+    let bit = |page: u64| page * BITS_PER_PAGE..page * BITS_PER_PAGE + 1;
+    let allocation = bitmap(&file, 64);
+    allocation.set(bit(3)).unwrap();
+    allocation.set(bit(70_000)).unwrap();
+    save(&allocation);
+    for unsaved in [None, Some(50_000)] {
+        let allocation = bitmap(&file, 64);
+        unsaved.into_iter().for_each(|page| allocation.set(bit(page)).unwrap());
+        let before = file.reads.load(Ordering::Relaxed);
+        let run = allocation.run(bit(4).start, bit(pages).start).unwrap();
+        assert_eq!(run, BlockRun { present: false, end: bit(unsaved.unwrap_or(70_000)).start });
+        let reads = file.reads.load(Ordering::Relaxed) - before;
+        assert!(reads <= 2, "{reads} reads");
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::bitmap::{Page, Run};
 use crate::error::Result;
-use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, SECTORS_PER_PAGE, Section};
+use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, Section};
 use crate::limits::PAGE_SIZE;
 use crate::storage::Storage;
 use crate::sync::{Arc, AtomicBool, Mutex, OnceLock, Ordering, lock};
@@ -84,7 +84,7 @@ impl Bits {
     fn run_in_page(&self, at: u64, end: u64) -> Result<(bool, u64)> {
         let index = at / BITS_PER_PAGE;
         if let Some((dirty, stop)) = self.run_out_of_memory(index)? {
-            return Ok((dirty, stop.saturating_mul(BITS_PER_PAGE).clamp(at + 1, end)));
+            return Ok((dirty, stop.saturating_mul(BITS_PER_PAGE).min(end)));
         }
         let first = index * BITS_PER_PAGE;
         let (run, stop) = self.load(self.slot(index), index).run(at - first, (end - first).min(BITS_PER_PAGE));
@@ -158,13 +158,9 @@ impl Bits {
                     None => {
                         let page = read_page(&*self.file, &self.section, index);
                         within.for_each(|bits| set(&page, bits));
-                        // One that is all bad counts as set.
-                        if page.bad_sectors().count() < SECTORS_PER_PAGE as usize {
-                            pages.push((
-                                self.section.offset + index * PAGE_SIZE,
-                                Box::new(page.encode(self.section.id, index)),
-                            ));
-                        }
+                        // Also one that could not be read: it is bad from now on, and its intents may go (INT-03).
+                        let at = self.section.offset + index * PAGE_SIZE;
+                        pages.push((at, Box::new(page.encode(self.section.id, index))));
                     }
                 }
                 rest = &rest[rest.partition_point(|bits| bits.end <= page.end)..];

@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::bitmap::Page;
-use crate::format::BITS_PER_SECTOR;
-use crate::image::tests::{Device, Random};
+use crate::device::BlockDevice;
+use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, MergeMark};
+use crate::image::tests::{Device, Random, complete, open, overlay};
+use crate::image::{CreateOptions, Image, OpenOptions};
+use crate::limits::{MAX_SECTIONS, PAGE_SIZE, SLOT_SIZE};
+use crate::storage::{MemoryStorage, OsHost};
 use crate::sync::Ordering;
 
 #[test]
@@ -107,6 +111,111 @@ fn intents_are_written_seldom() {
     assert_eq!(rounds(&mut [6].into_iter()), 1, "it is there no more");
     let in_a_row = rounds(&mut (1000..2000));
     assert!(in_a_row <= 25, "{in_a_row} rounds for 1000 regions in a row");
+    let ahead = Intents::read(file.clone(), section, true).1.last().map(|range| range.end);
+    assert!(ahead <= Some(region(2000 + 64).start), "{ahead:?}");
+}
+
+/// INT-04: what is intended while a fold has nothing to clear, and so writes nothing, counts once it is written itself.
+#[test]
+fn a_fold_that_clears_nothing_makes_no_intent_count() {
+    let (file, section) = intents();
+    let (intents, _) = Intents::read(file.clone(), section, true);
+    std::thread::scope(|scope| {
+        let mut guest = None;
+        let save = || {
+            guest = Some(scope.spawn(|| intents.intend(&region(9))));
+            // Time enough to ask, and to wait for the fold.
+            std::thread::sleep(Duration::from_millis(50));
+            file.unsafe_cache.store(true, Ordering::Relaxed);
+            Ok(())
+        };
+        intents.fold(false, save).unwrap();
+        assert!(guest.unwrap().join().unwrap().is_err(), "its barrier has failed");
+    });
+    file.unsafe_cache.store(false, Ordering::Relaxed);
+    let barriers = || file.barriers.load(Ordering::Relaxed);
+    let before = barriers();
+    intents.intend(&region(9)).unwrap();
+    assert_eq!(barriers(), before + 1);
+}
+
+/// BMP-05: what could not be read is dirty for good. The host failed to read a page of bits as the intents of a crash were
+/// made bits; the page was left as it was, the intents were cleared, and once it could be read again what they had spoken of
+/// was clean.
+#[test]
+fn a_page_that_could_not_be_read_stays_dirty() {
+    let file = Arc::new(Device::new());
+    let host = Arc::new(OsHost::default());
+    let page = BITS_PER_PAGE * 4096;
+    let options = CreateOptions { virtual_size: 2 * page, ..CreateOptions::default() };
+    Image::create(&*file, &*host, &options).unwrap();
+    let open = |file: &Arc<Device>| {
+        let write = OpenOptions { write: true, ..OpenOptions::default() };
+        Image::open(file.clone(), host.clone(), &write).unwrap()
+    };
+    let image = open(&file);
+    image.add_bitmap("daily", &NewBitmap { granularity_shift: 12, ..NewBitmap::default() }).unwrap();
+    image.write_at(&[7; 4096], 5 << 20).unwrap();
+    let crashed = Arc::new(Device { inner: file.inner.copy("image"), ..Device::new() });
+    let image = open(&crashed);
+    let bits = *image.header().sections.iter().find(|section| section.kind == SectionKind::Dirty).unwrap();
+    *lock(&crashed.unreadable) = bits.offset..bits.offset + PAGE_SIZE;
+    image.write_at(&[7; 4096], page).unwrap();
+    image.close().unwrap();
+    *lock(&crashed.unreadable) = 0..0;
+    assert_eq!(open(&crashed).dirty_stretches("daily").unwrap(), [0..page + 4096]);
+}
+
+/// BMP-15: a bitmap whose bits are still to come records nothing, and is not trusted, until it begins.
+#[test]
+fn an_unbegun_bitmap_begins_once() {
+    let file = Arc::new(MemoryStorage::new("image"));
+    Image::create(&*file, &OsHost::default(), &CreateOptions { virtual_size: 1 << 20, ..Default::default() }).unwrap();
+    let image = open(&file, &None);
+    let unbegun = image.add_bitmap_unbegun("late", &NewBitmap::default()).unwrap();
+    let info = || image.bitmap("late").unwrap();
+    assert_eq!((info().state, info().trust, info().records()), (BitmapState::Disabled, Trust::MissedWrites, false));
+    image.begin_bitmap(&unbegun).unwrap();
+    assert_eq!((info().state, info().trust, info().records()), (BitmapState::Recording, Trust::Valid, true));
+    image.write_at(&[1; 512], 65536).unwrap();
+    assert_eq!(image.dirty_stretches("late").unwrap(), [65536..131_072]);
+}
+
+/// Names may fill the header up to what its other records need.
+#[test]
+fn a_header_keeps_room_for_what_is_no_bitmap() {
+    let file = Arc::new(MemoryStorage::new("image"));
+    Image::create(&*file, &OsHost::default(), &CreateOptions { virtual_size: 1 << 20, ..Default::default() }).unwrap();
+    let image = open(&file, &None);
+    let pages = || image.header().encode().unwrap().len() as u64 / PAGE_SIZE;
+    let mut names = (0..).map(|number| format!("{}{number}", "n".repeat(1000)));
+    let refused = loop {
+        let before = pages();
+        match image.add_bitmap(&names.next().unwrap(), &NewBitmap::default()) {
+            Ok(_) => assert!(before < SLOT_SIZE / PAGE_SIZE),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(refused.contains("has no room for one more bitmap"), "{refused}");
+    assert!(pages() == SLOT_SIZE / PAGE_SIZE && image.header().sections.len() < MAX_SECTIONS);
+    image.set_merge_mark(Some(MergeMark { child_uuid: Uuid([1; 16]), child_epoch: Uuid([2; 16]) })).unwrap();
+}
+
+/// A frozen bitmap without its successor is nobody's to change: only who froze it knows whether the backup was made.
+#[test]
+fn a_frozen_bitmap_is_left_alone() {
+    let file = Arc::new(MemoryStorage::new("image"));
+    Image::create(&*file, &OsHost::default(), &CreateOptions { virtual_size: 1 << 20, ..Default::default() }).unwrap();
+    let image = open(&file, &None);
+    image.add_bitmap("daily", &NewBitmap::default()).unwrap();
+    let freeze = |header: &mut Header| header.bitmaps[0].state = BitmapState::Frozen;
+    image.order.change_header(crate::image::order::Session::None, freeze).unwrap();
+    image.close().unwrap();
+    let image = open(&file, &None);
+    for refused in [image.clear_bitmap("daily", None).map(drop), image.disable_bitmap("daily")] {
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("the bitmap \"daily\" is frozen for a backup"), "{said}");
+    }
 }
 
 /// Writes all over the disk get coarser intents after a while, and finer ones again when they have become fewer.
@@ -128,4 +237,18 @@ fn intents_of_scattered_writes_get_coarser() {
     intents.fold(false, || Ok(())).unwrap();
     // Twenty are remembered of them.
     assert!(touched(40..53).into_iter().eq((40..51).map(fine).chain((51..53).map(coarse))));
+}
+
+/// What changes nothing of the bitmaps leaves their bits in memory alone: read from the file they would be as coarse as
+/// intents.
+#[test]
+fn bits_outlive_a_parent_that_goes() {
+    let size = 8 << 20;
+    let (file, below) = overlay(&Arc::new(complete(&vec![1; size])), size as u64, 12);
+    let image = open(&file, &below);
+    image.add_bitmap("daily", &NewBitmap { granularity_shift: 12, ..NewBitmap::default() }).unwrap();
+    image.write_at(&[2; 4096], 5 << 20).unwrap();
+    image.fill(0..size as u64).unwrap();
+    image.relink(None, None).unwrap();
+    assert_eq!(image.dirty_stretches("daily").unwrap(), [5 << 20..(5 << 20) + 4096]);
 }

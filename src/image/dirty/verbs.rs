@@ -525,7 +525,8 @@ impl Image {
     /// Adds an empty section that covers the disk, and returns its identity.
     fn make_section(&self, layout: &Layout, draft: &mut Draft, kind: SectionKind, shift: u8) -> Result<Uuid> {
         let full = draft.header.sections.len() >= MAX_SECTIONS;
-        if full || draft.header.encode().is_ok_and(|bytes| bytes.len() as u64 + 2048 > SLOT_SIZE) {
+        // Once bitmaps have come to the last page of a slot, it is for other records.
+        if full || draft.header.encode().is_ok_and(|bytes| bytes.len() as u64 == SLOT_SIZE) {
             return Err(Error::Invalid(format!("{}: has no room for one more bitmap", self.name())));
         }
         let length = Section::needed_length(layout.size, shift);

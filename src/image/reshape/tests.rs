@@ -3,11 +3,12 @@
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::format::Section;
+use crate::image::order::COPY_CHUNK;
 use crate::image::tests::{Device, Random, complete, open, overlay};
 use crate::image::{CreateOptions, Image, NewBitmap, OpenOptions};
 use crate::limits::PAGE_SIZE;
 use crate::storage::{MemoryStorage, OsHost, Storage};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use std::collections::{BTreeMap, BTreeSet};
 
 const CHUNK: u64 = 4096;
@@ -96,6 +97,8 @@ impl Subject {
             assert!(written.iter().all(|chunk| dirty(*chunk)), "\"{name}\" has missed a write");
             let clean = |chunk: &&u64| **chunk < *least && !written.contains(chunk);
             assert!(!some.iter().filter(clean).any(|chunk| dirty(*chunk)), "\"{name}\" has dirty what nobody wrote");
+            let mut grown = some.iter().filter(|chunk| *chunk >= least);
+            assert!(grown.all(|chunk| dirty(*chunk)), "\"{name}\" has clean what a growth has brought");
         }
         let report = self.image.check().unwrap();
         assert!(report.findings.is_empty(), "{report:?}");
@@ -172,5 +175,122 @@ fn sections_end_where_the_device_ends() {
             Err(error) => assert!(!fits && matches!(error, Error::NoSpace { .. }), "{length}: {error}"),
         }
         assert_eq!(image.bitmaps().len(), 3 + usize::from(fits));
+    }
+}
+
+/// What is not in the way of the data, and long enough, stays where it is.
+#[test]
+fn sections_move_only_out_of_the_way() {
+    for size in [CHUNK, 8 << 20] {
+        let file = Arc::new(MemoryStorage::new("image"));
+        let options = CreateOptions { virtual_size: size, allocation: true, ..CreateOptions::default() };
+        Image::create(&*file, &OsHost::default(), &options).unwrap();
+        let image = open(&file, &None);
+        let data = image.header().data_offset;
+        let behind = |image: &Image| image.header().sections.iter().filter(|section| section.offset > data).count();
+        for number in 0.. {
+            image.add_bitmap(&number.to_string(), &NewBitmap::default()).unwrap();
+            if behind(&image) == 2 {
+                break;
+            }
+        }
+        let before = image.header().sections.clone();
+        let next = before.iter().filter(|section| section.offset > data).min_by_key(|section| section.offset);
+        let next = *next.expect("a section behind the data");
+        image.resize(next.offset - data).unwrap();
+        let kept: Vec<u64> = image.header().sections.iter().map(|section| section.offset).collect();
+        assert!(kept.iter().eq(before.iter().map(|section| &section.offset)), "{kept:?}");
+        image.resize(next.offset - data + 1).unwrap();
+        for (section, old) in image.header().sections.iter().zip(kept) {
+            assert_eq!(section.offset != old, section.id == next.id, "{section:?} was at {old}");
+        }
+    }
+}
+
+/// A section that gets longer leaves its old place to the host, before the data and in a sidecar.
+#[test]
+fn sections_that_get_longer_move_behind_what_there_is() {
+    let host = Arc::new(OsHost::default());
+    let write = OpenOptions { write: true, ..OpenOptions::default() };
+    for in_sidecar in [false, true] {
+        let file = Arc::new(MemoryStorage::new("image"));
+        let options = CreateOptions { virtual_size: 1 << 20, allocation: true, ..CreateOptions::default() };
+        let image = if in_sidecar {
+            let volume = Arc::new(MemoryStorage::new("volume"));
+            volume.set_size(options.virtual_size).unwrap();
+            Image::create_sidecar(&*file, &*volume, &*host, &options).unwrap();
+            Image::open_sidecar(file.clone(), volume, host.clone(), &write).unwrap()
+        } else {
+            Image::create(&*file, &*host, &options).unwrap();
+            open(&file, &None)
+        };
+        image.add_bitmap("daily", &NewBitmap::default()).unwrap();
+        image.write_at(&[7; CHUNK as usize], 3 * CHUNK).unwrap();
+        let before = image.header();
+        // Three pages of bits.
+        let size = 300 << 20;
+        image.resize(size).unwrap();
+        let (old, new) = (before.allocation().unwrap(), *image.header().allocation().unwrap());
+        assert_eq!((new.length, old.length), (3 * PAGE_SIZE, PAGE_SIZE));
+        let ends = before.sections.iter().map(|section| section.range().end).chain([image.header().data_end()]);
+        assert!(new.offset >= ends.max().unwrap() && new.offset.is_multiple_of(PAGE_SIZE));
+        assert!(file.next_data(old.range()).unwrap().is_none(), "in a sidecar: {in_sidecar}");
+        image.write_at(&[8; CHUNK as usize], size - CHUNK).unwrap();
+        for at in [3, 4, size / CHUNK - 2, size / CHUNK - 1] {
+            assert_eq!(image.local_run(at * CHUNK, at * CHUNK + 1).unwrap().0, at == 3 || at == size / CHUNK - 1);
+        }
+        let others = |sections: &[Section]| {
+            let others = sections.iter().filter(|section| section.id != old.id);
+            others.map(|section| (section.id, section.offset, section.length)).collect::<Vec<_>>()
+        };
+        if in_sidecar {
+            assert_eq!(others(&before.sections), others(&image.header().sections));
+        }
+        assert!(image.check().unwrap().findings.is_empty());
+    }
+}
+
+/// However long a section is, moving it takes little memory.
+#[test]
+fn sections_are_moved_piece_by_piece() {
+    let file = Arc::new(Device::new());
+    let options = CreateOptions { virtual_size: 64 << 30, ..CreateOptions::default() };
+    Image::create(&*file, &OsHost::default(), &options).unwrap();
+    let write = OpenOptions { write: true, ..OpenOptions::default() };
+    let image = Image::open(file.clone(), Arc::new(OsHost::default()), &write).unwrap();
+    image.add_bitmap("daily", &NewBitmap { granularity_shift: 12, ..NewBitmap::default() }).unwrap();
+    let places: Vec<u64> = (0..options.virtual_size).step_by((100 << 20) + 4096).collect();
+    for at in &places {
+        image.write_at(&[7], *at).unwrap();
+    }
+    image.seal().unwrap();
+    let dirty = image.dirty_stretches("daily").unwrap();
+    assert_eq!(dirty.len(), places.len());
+    file.longest_read.store(0, Ordering::Relaxed);
+    image.resize(65 << 30).unwrap();
+    let longest = file.longest_read.load(Ordering::Relaxed);
+    assert!(longest == COPY_CHUNK, "{longest}");
+    let kept = image.dirty_stretches("daily").unwrap();
+    assert_eq!(kept[..dirty.len()], dirty[..]);
+}
+
+/// Space that a section has given up is the next one's.
+#[test]
+fn sections_fill_the_gaps_of_others() {
+    let file = Arc::new(MemoryStorage::new("image"));
+    let options = CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() };
+    Image::create(&*file, &OsHost::default(), &options).unwrap();
+    let image = open(&file, &None);
+    let add = |name: &str| {
+        image.add_bitmap(name, &NewBitmap::default()).unwrap();
+    };
+    let places = || image.header().sections.iter().map(|section| section.offset).collect::<BTreeSet<_>>();
+    ["first", "second", "third"].into_iter().for_each(add);
+    let before = places();
+    for name in ["second", "first", "third"] {
+        image.remove_bitmap(name).unwrap();
+        assert_eq!(places().len(), before.len() - 1);
+        add(name);
+        assert_eq!(places(), before);
     }
 }
