@@ -244,6 +244,20 @@ fn cleared_once_they_are_old(beside: &Beside, image: &Image, in_sidecar: bool) {
     assert!(write(1800 * MIB, 1)(late));
 }
 
+/// Who may not write folds no intents, though there are some, and it is time.
+#[test]
+fn a_reader_folds_nothing() {
+    let (host, disk, image) = with_daily(MIB, 16);
+    image.write_at(&[1; 512], 0).unwrap();
+    let crashed = Arc::new(disk.copy("crashed.lvd"));
+    let before = crashed.contents();
+    let reader = Image::open(crashed.clone(), host.clone(), &OpenOptions::default()).unwrap();
+    host.sleep(Duration::from_secs(100));
+    reader.flush().unwrap();
+    reader.close().unwrap();
+    assert!(crashed.contents() == before);
+}
+
 /// Intents are as fine as few of them can be: a crash then has little dirty that was not written.
 #[test]
 fn regions_of_intents_grow_with_the_disk() {

@@ -118,16 +118,15 @@ impl Image {
         self.move_sections(layout, &header, moved)
     }
 
-    /// In a sidecar no data is in the way: the section goes behind what there is.
+    /// In a sidecar no data is in the way: its allocation section, if it gets too short, goes behind what there is.
     fn lengthen_section(&self, layout: &mut Layout, size: u64) -> Result<()> {
         let header = self.order.header();
         let mut moved = (*header).clone();
-        let mut free = self.file.size()?.next_multiple_of(PAGE_SIZE);
+        let free = self.file.size()?.next_multiple_of(PAGE_SIZE);
         for section in &mut moved.sections {
             let needed = needed_length(section, size);
             if needed > section.length {
                 (section.offset, section.length) = (free, needed);
-                free += needed;
             }
         }
         self.move_sections(layout, &header, moved)

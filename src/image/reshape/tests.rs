@@ -6,7 +6,7 @@ use crate::format::Section;
 use crate::image::order::COPY_CHUNK;
 use crate::image::tests::{Device, Random, complete, open, overlay};
 use crate::image::{CreateOptions, Image, NewBitmap, OpenOptions};
-use crate::limits::PAGE_SIZE;
+use crate::limits::{MAX_SIZE, PAGE_SIZE};
 use crate::storage::{MemoryStorage, OsHost, Storage};
 use crate::sync::{Arc, Ordering};
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +97,11 @@ impl Subject {
             assert!(written.iter().all(|chunk| dirty(*chunk)), "\"{name}\" has missed a write");
             let clean = |chunk: &&u64| **chunk < *least && !written.contains(chunk);
             assert!(!some.iter().filter(clean).any(|chunk| dirty(*chunk)), "\"{name}\" has dirty what nobody wrote");
+            let clean_until = |chunk: u64| {
+                let (dirty, end) = self.image.bitmap_run(name, chunk * CHUNK, size).unwrap();
+                if dirty { 0 } else { end.min(size / CHUNK * CHUNK) }
+            };
+            assert!(some.iter().all(|chunk| clean_until(*chunk) <= least * CHUNK), "\"{name}\": clean past {least}");
             let mut grown = some.iter().filter(|chunk| *chunk >= least);
             assert!(grown.all(|chunk| dirty(*chunk)), "\"{name}\" has clean what a growth has brought");
         }
@@ -197,6 +202,7 @@ fn sections_move_only_out_of_the_way() {
         let before = image.header().sections.clone();
         let next = before.iter().filter(|section| section.offset > data).min_by_key(|section| section.offset);
         let next = *next.expect("a section behind the data");
+        image.resize(next.offset - data - 1).unwrap();
         image.resize(next.offset - data).unwrap();
         let kept: Vec<u64> = image.header().sections.iter().map(|section| section.offset).collect();
         assert!(kept.iter().eq(before.iter().map(|section| &section.offset)), "{kept:?}");
@@ -293,4 +299,18 @@ fn sections_fill_the_gaps_of_others() {
         add(name);
         assert_eq!(places(), before);
     }
+}
+
+#[test]
+fn a_disk_may_be_as_large_as_disks_can_be() {
+    let file = Arc::new(MemoryStorage::new("image"));
+    let options = CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() };
+    Image::create(&*file, &OsHost::default(), &options).unwrap();
+    let image = open(&file, &None);
+    let said = image.resize(MAX_SIZE + 1).unwrap_err().to_string();
+    assert!(said.contains("no disk is larger than"), "{said}");
+    image.resize(MAX_SIZE).unwrap();
+    image.write_at(&[1; 512], MAX_SIZE - 512).unwrap();
+    image.close().unwrap();
+    assert_eq!(open(&file, &None).size(), MAX_SIZE);
 }
