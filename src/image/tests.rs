@@ -40,7 +40,16 @@ fn host() -> Arc<OsHost> {
     Arc::new(OsHost::default())
 }
 
-pub(super) fn open(file: &Arc<MemoryStorage>, below: &Option<Arc<dyn BlockDevice>>) -> Image {
+/// A new image of `size` bytes in `file`, with an allocation bitmap if that is wanted, and open.
+pub(super) fn create<S: Storage + 'static>(file: S, size: u64, allocation: bool) -> (Arc<S>, Image) {
+    let file = Arc::new(file);
+    let options = CreateOptions { virtual_size: size, allocation, ..CreateOptions::default() };
+    Image::create(&*file, &*host(), &options).unwrap();
+    let image = open(&file, &None);
+    (file, image)
+}
+
+pub(super) fn open<S: Storage + 'static>(file: &Arc<S>, below: &Option<Arc<dyn BlockDevice>>) -> Image {
     let options = OpenOptions { write: true, cache_bytes: 0, ..OpenOptions::default() };
     let image = Image::open(file.clone(), host(), &options).unwrap();
     image.set_below(below.clone());
@@ -49,10 +58,7 @@ pub(super) fn open(file: &Arc<MemoryStorage>, below: &Option<Arc<dyn BlockDevice
 
 /// A complete image with this content, and holes where it has pages of zeros.
 pub(super) fn complete(content: &[u8]) -> Image {
-    let file = Arc::new(MemoryStorage::new("parent"));
-    let options = CreateOptions { virtual_size: content.len() as u64, ..CreateOptions::default() };
-    Image::create(&*file, &*host(), &options).unwrap();
-    let image = open(&file, &None);
+    let (_, image) = create(MemoryStorage::new("parent"), content.len() as u64, false);
     for (stretch, zero) in crate::zeros::stretches(content, 4096) {
         if !zero {
             image.write_at(&content[stretch.clone()], stretch.start as u64).unwrap();
@@ -448,10 +454,7 @@ fn an_image_fits_its_device_and_the_limits_of_the_format() {
 fn extents_end_where_the_file_has_holes_and_discards_make_them() {
     let size = (1 << 20) + 100;
     for allocation in [false, true] {
-        let file = Arc::new(MemoryStorage::new("image"));
-        let options = CreateOptions { virtual_size: size, allocation, ..CreateOptions::default() };
-        Image::create(&*file, &*host(), &options).unwrap();
-        let image = open(&file, &None);
+        let (_, image) = create(MemoryStorage::new("image"), size, allocation);
         let extents = || {
             let (mut at, mut found): (u64, Vec<(bool, u64)>) = (0, Vec::new());
             while at < size {
@@ -497,10 +500,7 @@ fn extents_end_where_the_file_has_holes_and_discards_make_them() {
 /// However far behind: zeroes go on in strides.
 #[test]
 fn zeroes_far_behind_the_first_stride_end() {
-    let file = Arc::new(MemoryStorage::new("image"));
-    let options = CreateOptions { virtual_size: 1 << 40, allocation: true, ..CreateOptions::default() };
-    Image::create(&*file, &*host(), &options).unwrap();
-    let image = open(&file, &None);
+    let (_, image) = create(MemoryStorage::new("image"), 1 << 40, true);
     image.write_at(&[7; 512], 1 << 39).unwrap();
     image.write_zeroes((1 << 39) - 5000..(1 << 39) + (1 << 30), true).unwrap();
     let mut bytes = [1; 512];
@@ -737,9 +737,7 @@ fn bits_that_wait_are_bounded() {
 /// says so, in both (ORD-32).
 #[test]
 fn a_session_begins_with_the_two_slots() {
-    let file = Arc::new(Device::new());
-    let options = CreateOptions { virtual_size: 1 << 20, allocation: true, ..Default::default() };
-    Image::create(&*file, &*host(), &options).unwrap();
+    let (file, _) = create(Device::new(), 1 << 20, true);
     let slots = || {
         let bytes = file.inner.contents();
         let [one, other] = [0, SLOT_SIZE].map(|at| bytes[at as usize..][..SLOT_SIZE as usize].to_vec());
@@ -749,7 +747,7 @@ fn a_session_begins_with_the_two_slots() {
     let count = || [&file.writes, &file.barriers].map(|count| count.load(Ordering::Relaxed));
     for round in 0..4 {
         let before = slots();
-        let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+        let image = open(&file, &None);
         let [writes, barriers] = count();
         image.write_at(&[7; 4096], round * 4096).unwrap();
         assert_eq!(count(), [writes + 2 + 2 + 1, barriers + 2], "round {round}");
@@ -765,8 +763,7 @@ fn a_session_begins_with_the_two_slots() {
 /// A mark, or a list of points, is no session: whoever finds the image afterwards has nothing to mend.
 #[test]
 fn what_is_noted_of_a_closed_image_leaves_it_closed() {
-    let file = Arc::new(MemoryStorage::new("image"));
-    Image::create(&*file, &*host(), &CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() }).unwrap();
+    let (file, _) = create(MemoryStorage::new("image"), 1 << 20, false);
     for note in 0..3 {
         let image = open(&file, &None);
         let epoch = image.epoch();
@@ -783,10 +780,7 @@ fn what_is_noted_of_a_closed_image_leaves_it_closed() {
 /// ORD-06: after a barrier that failed nothing is written, and whoever asks is told why.
 #[test]
 fn an_image_whose_barrier_failed_says_so() {
-    let file = Arc::new(Device::new());
-    let options = CreateOptions { virtual_size: 1 << 20, allocation: true, ..Default::default() };
-    Image::create(&*file, &*host(), &options).unwrap();
-    let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
+    let (file, image) = create(Device::new(), 1 << 20, true);
     image.write_at(&[7; 4096], 0).unwrap();
     assert_eq!(image.poisoned(), None);
     file.unsafe_cache.store(true, Ordering::Relaxed);
@@ -845,10 +839,7 @@ type Wrong<'a> = (&'a dyn Fn(&Image) -> Result<()>, &'a str);
 
 #[test]
 fn what_cannot_be_done_is_told_and_changes_no_byte() {
-    let file = Arc::new(MemoryStorage::new("disk.lvd"));
-    let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
-    Image::create(&*file, &*host(), &options).unwrap();
-    let image = open(&file, &None);
+    let (file, image) = create(MemoryStorage::new("disk.lvd"), 100_000, false);
     for (name, sync) in [("daily", false), ("held", false), ("mirror", true)] {
         image.add_bitmap(name, &NewBitmap { sync, ..NewBitmap::default() }).unwrap();
     }
@@ -905,11 +896,8 @@ fn what_cannot_be_done_is_told_and_changes_no_byte() {
 
 #[test]
 fn who_opened_for_reading_changes_nothing() {
-    let file = Arc::new(MemoryStorage::new("disk.lvd"));
-    let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
-    Image::create(&*file, &*host(), &options).unwrap();
     // Of a session that crashed there would be much to write.
-    let crashed = open(&file, &None);
+    let (file, crashed) = create(MemoryStorage::new("disk.lvd"), 100_000, false);
     crashed.add_bitmap("hourly", &NewBitmap::default()).unwrap();
     crashed.write_at(&[1], 5000).unwrap();
     let file = Arc::new(file.copy("disk.lvd"));
@@ -945,16 +933,13 @@ fn who_opened_for_reading_changes_nothing() {
 
 #[test]
 fn a_sidecar_takes_no_name_that_the_image_has_and_no_volume_that_is_too_short() {
-    let (file, beside) = (Arc::new(MemoryStorage::new("disk.lvd")), Arc::new(MemoryStorage::new("disk.lvb")));
-    let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
-    Image::create(&*file, &*host(), &options).unwrap();
-    let image = open(&file, &None);
+    let (file, image) = create(MemoryStorage::new("disk.lvd"), 100_000, false);
+    let beside = Arc::new(MemoryStorage::new("disk.lvb"));
     Image::create_beside_image(&*beside, &image).unwrap();
     let write = OpenOptions { write: true, ..OpenOptions::default() };
     let sidecar = Arc::new(Image::open_beside(beside.clone(), &image, host(), &write).unwrap());
-    let other = Arc::new(MemoryStorage::new("other.lvd"));
-    Image::create(&*other, &*host(), &options).unwrap();
-    let unfit = open(&other, &None).attach(sidecar.clone()).unwrap_err().to_string();
+    let (_, other) = create(MemoryStorage::new("other.lvd"), 100_000, false);
+    let unfit = other.attach(sidecar.clone()).unwrap_err().to_string();
     assert_eq!(unfit, "disk.lvb: not opened as a sidecar of other.lvd");
     let reading = Image::open_beside(beside.clone(), &image, host(), &OpenOptions::default()).unwrap();
     let unfit = image.attach(Arc::new(reading)).unwrap_err().to_string();
@@ -971,6 +956,7 @@ fn a_sidecar_takes_no_name_that_the_image_has_and_no_volume_that_is_too_short() 
 
     let (volume, sidecar) = (MemoryStorage::new("volume.raw"), MemoryStorage::new("volume.lvb"));
     volume.set_size(99_999).unwrap();
+    let options = CreateOptions { virtual_size: 100_000, ..CreateOptions::default() };
     let short = Image::create_sidecar(&sidecar, &volume, &*host(), &options).unwrap_err().to_string();
     assert!(short.contains("volume.raw: shorter than the disk"), "{short}");
     volume.set_size(100_000).unwrap();

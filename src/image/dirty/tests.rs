@@ -4,10 +4,9 @@ use super::*;
 use crate::bitmap::Page;
 use crate::device::BlockDevice;
 use crate::format::{BITS_PER_PAGE, BITS_PER_SECTOR, MergeMark};
-use crate::image::tests::{Device, Random, complete, open, overlay};
-use crate::image::{CreateOptions, Image, OpenOptions};
+use crate::image::tests::{Device, Random, complete, create, open, overlay};
 use crate::limits::{MAX_SECTIONS, PAGE_SIZE, SLOT_SIZE};
-use crate::storage::{MemoryStorage, OsHost};
+use crate::storage::MemoryStorage;
 use crate::sync::Ordering;
 
 #[test]
@@ -145,34 +144,24 @@ fn a_fold_that_clears_nothing_makes_no_intent_count() {
 /// was clean.
 #[test]
 fn a_page_that_could_not_be_read_stays_dirty() {
-    let file = Arc::new(Device::new());
-    let host = Arc::new(OsHost::default());
     let page = BITS_PER_PAGE * 4096;
-    let options = CreateOptions { virtual_size: 2 * page, ..CreateOptions::default() };
-    Image::create(&*file, &*host, &options).unwrap();
-    let open = |file: &Arc<Device>| {
-        let write = OpenOptions { write: true, ..OpenOptions::default() };
-        Image::open(file.clone(), host.clone(), &write).unwrap()
-    };
-    let image = open(&file);
+    let (file, image) = create(Device::new(), 2 * page, false);
     image.add_bitmap("daily", &NewBitmap { granularity_shift: 12, ..NewBitmap::default() }).unwrap();
     image.write_at(&[7; 4096], 5 << 20).unwrap();
     let crashed = Arc::new(Device { inner: file.inner.copy("image"), ..Device::new() });
-    let image = open(&crashed);
+    let image = open(&crashed, &None);
     let bits = *image.header().sections.iter().find(|section| section.kind == SectionKind::Dirty).unwrap();
     *lock(&crashed.unreadable) = bits.offset..bits.offset + PAGE_SIZE;
     image.write_at(&[7; 4096], page).unwrap();
     image.close().unwrap();
     *lock(&crashed.unreadable) = 0..0;
-    assert_eq!(open(&crashed).dirty_stretches("daily").unwrap(), [0..page + 4096]);
+    assert_eq!(open(&crashed, &None).dirty_stretches("daily").unwrap(), [0..page + 4096]);
 }
 
 /// BMP-15: a bitmap whose bits are still to come records nothing, and is not trusted, until it begins.
 #[test]
 fn an_unbegun_bitmap_begins_once() {
-    let file = Arc::new(MemoryStorage::new("image"));
-    Image::create(&*file, &OsHost::default(), &CreateOptions { virtual_size: 1 << 20, ..Default::default() }).unwrap();
-    let image = open(&file, &None);
+    let (_, image) = create(MemoryStorage::new("image"), 1 << 20, false);
     let unbegun = image.add_bitmap_unbegun("late", &NewBitmap::default()).unwrap();
     let info = || image.bitmap("late").unwrap();
     assert_eq!((info().state, info().trust, info().records()), (BitmapState::Disabled, Trust::MissedWrites, false));
@@ -185,9 +174,7 @@ fn an_unbegun_bitmap_begins_once() {
 /// Names may fill the header up to what its other records need.
 #[test]
 fn a_header_keeps_room_for_what_is_no_bitmap() {
-    let file = Arc::new(MemoryStorage::new("image"));
-    Image::create(&*file, &OsHost::default(), &CreateOptions { virtual_size: 1 << 20, ..Default::default() }).unwrap();
-    let image = open(&file, &None);
+    let (_, image) = create(MemoryStorage::new("image"), 1 << 20, false);
     let pages = || image.header().encode().unwrap().len() as u64 / PAGE_SIZE;
     let mut names = (0..).map(|number| format!("{}{number}", "n".repeat(1000)));
     let refused = loop {
@@ -205,9 +192,7 @@ fn a_header_keeps_room_for_what_is_no_bitmap() {
 /// A frozen bitmap without its successor is nobody's to change: only who froze it knows whether the backup was made.
 #[test]
 fn a_frozen_bitmap_is_left_alone() {
-    let file = Arc::new(MemoryStorage::new("image"));
-    Image::create(&*file, &OsHost::default(), &CreateOptions { virtual_size: 1 << 20, ..Default::default() }).unwrap();
-    let image = open(&file, &None);
+    let (file, image) = create(MemoryStorage::new("image"), 1 << 20, false);
     image.add_bitmap("daily", &NewBitmap::default()).unwrap();
     let freeze = |header: &mut Header| header.bitmaps[0].state = BitmapState::Frozen;
     image.order.change_header(crate::image::order::Session::None, freeze).unwrap();

@@ -4,7 +4,7 @@ use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::format::Section;
 use crate::image::order::COPY_CHUNK;
-use crate::image::tests::{Device, Random, complete, open, overlay};
+use crate::image::tests::{Device, Random, complete, create, open, overlay};
 use crate::image::{CreateOptions, Image, NewBitmap, OpenOptions};
 use crate::limits::{MAX_SIZE, PAGE_SIZE};
 use crate::storage::{MemoryStorage, OsHost, Storage};
@@ -31,11 +31,7 @@ impl Subject {
             chunks.extend((0..seen).map(|chunk| (chunk, (7, CHUNK))));
             overlay(&Arc::new(complete(&vec![7; (seen * CHUNK) as usize])), size, 12)
         } else {
-            let file = Arc::new(MemoryStorage::new("image"));
-            let allocation = random.below(2) == 0;
-            let options = CreateOptions { virtual_size: size, allocation, ..CreateOptions::default() };
-            Image::create(&*file, &OsHost::default(), &options).unwrap();
-            (file, None)
+            (create(MemoryStorage::new("image"), size, random.below(2) == 0).0, None)
         };
         Subject { image: open(&file, &below), file, below, chunks, bitmaps: Vec::new() }
     }
@@ -157,10 +153,7 @@ fn sections_end_where_the_device_ends() {
     let on_device = |length: u64| {
         let device = Device { fixed: true, ..Device::new() };
         device.set_size(length).unwrap();
-        let options = CreateOptions { virtual_size: size, ..CreateOptions::default() };
-        Image::create(&device, &OsHost::default(), &options).unwrap();
-        let write = OpenOptions { write: true, ..OpenOptions::default() };
-        Image::open(Arc::new(device), Arc::new(OsHost::default()), &write).unwrap()
+        create(device, size, false).1
     };
     let fine = NewBitmap { granularity_shift: 12, ..NewBitmap::default() };
     let image = on_device(2 * size);
@@ -187,10 +180,7 @@ fn sections_end_where_the_device_ends() {
 #[test]
 fn sections_move_only_out_of_the_way() {
     for size in [CHUNK, 8 << 20] {
-        let file = Arc::new(MemoryStorage::new("image"));
-        let options = CreateOptions { virtual_size: size, allocation: true, ..CreateOptions::default() };
-        Image::create(&*file, &OsHost::default(), &options).unwrap();
-        let image = open(&file, &None);
+        let (_, image) = create(MemoryStorage::new("image"), size, true);
         let data = image.header().data_offset;
         let behind = |image: &Image| image.header().sections.iter().filter(|section| section.offset > data).count();
         for number in 0.. {
@@ -259,13 +249,10 @@ fn sections_that_get_longer_move_behind_what_there_is() {
 /// However long a section is, moving it takes little memory.
 #[test]
 fn sections_are_moved_piece_by_piece() {
-    let file = Arc::new(Device::new());
-    let options = CreateOptions { virtual_size: 64 << 30, ..CreateOptions::default() };
-    Image::create(&*file, &OsHost::default(), &options).unwrap();
-    let write = OpenOptions { write: true, ..OpenOptions::default() };
-    let image = Image::open(file.clone(), Arc::new(OsHost::default()), &write).unwrap();
+    let size = 64 << 30;
+    let (file, image) = create(Device::new(), size, false);
     image.add_bitmap("daily", &NewBitmap { granularity_shift: 12, ..NewBitmap::default() }).unwrap();
-    let places: Vec<u64> = (0..options.virtual_size).step_by((100 << 20) + 4096).collect();
+    let places: Vec<u64> = (0..size).step_by((100 << 20) + 4096).collect();
     for at in &places {
         image.write_at(&[7], *at).unwrap();
     }
@@ -273,7 +260,7 @@ fn sections_are_moved_piece_by_piece() {
     let dirty = image.dirty_stretches("daily").unwrap();
     assert_eq!(dirty.len(), places.len());
     file.longest_read.store(0, Ordering::Relaxed);
-    image.resize(65 << 30).unwrap();
+    image.resize(size + (1 << 30)).unwrap();
     let longest = file.longest_read.load(Ordering::Relaxed);
     assert!(longest == COPY_CHUNK, "{longest}");
     let kept = image.dirty_stretches("daily").unwrap();
@@ -283,10 +270,7 @@ fn sections_are_moved_piece_by_piece() {
 /// Space that a section has given up is the next one's.
 #[test]
 fn sections_fill_the_gaps_of_others() {
-    let file = Arc::new(MemoryStorage::new("image"));
-    let options = CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() };
-    Image::create(&*file, &OsHost::default(), &options).unwrap();
-    let image = open(&file, &None);
+    let (_, image) = create(MemoryStorage::new("image"), 1 << 20, false);
     let add = |name: &str| {
         image.add_bitmap(name, &NewBitmap::default()).unwrap();
     };
@@ -303,10 +287,7 @@ fn sections_fill_the_gaps_of_others() {
 
 #[test]
 fn a_disk_may_be_as_large_as_disks_can_be() {
-    let file = Arc::new(MemoryStorage::new("image"));
-    let options = CreateOptions { virtual_size: 1 << 20, ..CreateOptions::default() };
-    Image::create(&*file, &OsHost::default(), &options).unwrap();
-    let image = open(&file, &None);
+    let (file, image) = create(MemoryStorage::new("image"), 1 << 20, false);
     let said = image.resize(MAX_SIZE + 1).unwrap_err().to_string();
     assert!(said.contains("no disk is larger than"), "{said}");
     image.resize(MAX_SIZE).unwrap();
