@@ -558,8 +558,7 @@ fn a_fill_shares_what_it_can() {
         let (file, below) = overlay(&parent, size, 16);
         let inner = file.copy("image");
         let file = Arc::new(Device { inner, shares: start + shares, ..Device::new() });
-        let image = Image::open(file.clone(), host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
-        image.set_below(below);
+        let image = open(&file, &below);
         image.write_at(&content[5 * granule as usize..][..512], 5 * granule).unwrap();
         let copied = image.fill(0..size).unwrap();
         let mut bytes = vec![1; size as usize];
@@ -636,8 +635,7 @@ fn a_fill_gives_way_to_a_guest() {
         let parent = Arc::new(complete(&content));
         let (file, _) = overlay(&parent, size, 16);
         let file = Arc::new(Device { inner: file.copy("image"), shares, ..Device::new() });
-        let options = OpenOptions { write: true, ..OpenOptions::default() };
-        let image = Arc::new(Image::open(file, host(), &options).unwrap());
+        let image = Arc::new(open(&file, &None));
         let raced = Arc::new(Raced { inner: parent, image: OnceLock::new(), second: Mutex::default() });
         raced.image.set(image.clone()).unwrap();
         image.set_below(Some(raced.clone()));
@@ -669,9 +667,7 @@ fn what_an_image_shares_is_its_own() {
     let (file, below) = overlay(&parent, size, 16);
     let opened = |shares: u64| {
         let file = Arc::new(Device { inner: file.copy("image"), shares, ..Device::new() });
-        let image = Image::open(file, host(), &OpenOptions { write: true, ..OpenOptions::default() }).unwrap();
-        image.set_below(below.clone());
-        image
+        open(&file, &below)
     };
     let image = opened(u64::MAX / 2);
     image.add_bitmap("daily", &NewBitmap { granularity_shift: 16, ..NewBitmap::default() }).unwrap();
